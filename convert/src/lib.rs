@@ -1,1 +1,3 @@
-//! Under construction.
+//! Safetensors and GGUF checkpoints to chaski files.
+
+pub mod source;

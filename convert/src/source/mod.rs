@@ -17,7 +17,7 @@ pub use error::SourceError;
 pub use read_at::ReadAt;
 
 mod error;
-pub mod gguf;
+
 pub mod hf;
 mod read_at;
 
@@ -83,6 +83,8 @@ pub struct TokenizerFiles {
 /// What the source says about generating text; what it does not say is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generation {
+    /// Whether to sample at all; `Some(false)`: the most probable token.
+    pub do_sample: Option<bool>,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     /// The token before a text.
@@ -134,8 +136,13 @@ pub trait Source: Send + Sync {
     /// What the source says about generating text.
     fn generation(&self) -> &Generation;
 
-    /// The files that hold the tensors, in order.
+    /// Every file that is read: those that hold the tensors, in order, then the others.
     fn files(&self) -> &[SourceFile];
+
+    /// What a user should hear of, a sentence each: fields of the config that are not known, defaults that stand in.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
 
     /// In which order the rows of tensor `tensor` lie.
     fn row_order(&self, tensor: usize) -> RowOrder;
@@ -157,9 +164,6 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     fs::File::open(path)
         .and_then(|f| f.take(8).read_to_end(&mut magic))
         .map_err(open_error)?;
-    if magic.starts_with(b"GGUF") {
-        return Ok(Box::new(gguf::GgufFile::open(path)?));
-    }
     Err(SourceError::NotACheckpoint { path: path.to_owned(), starts_with: magic })
 }
 

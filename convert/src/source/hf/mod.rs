@@ -1,8 +1,12 @@
 //! A checkpoint directory as Hugging Face's hub has them.
 
-use std::{ops::Range, path::Path};
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
-use chaski_models::config::Config;
+use chaski_models::config::{Config, HfConfig};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use serde_json::Value;
 
@@ -22,11 +26,23 @@ mod texts;
 /// The longest JSON file or template that is read, tokenizers apart.
 const MAX_JSON: u64 = 64 << 20;
 
+/// The files that are read beside the weights.
+const TEXTS: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
 /// A directory with `config.json`, safetensors files and a tokenizer.
 #[derive(Debug)]
 pub struct HfDirectory {
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     config: Config,
+    notes: Vec<String>,
     shards: Vec<ReadAt>,
     files: Vec<SourceFile>,
     tensors: Vec<SourceTensor>,
@@ -66,11 +82,12 @@ impl HfDirectory {
             return Err(HfError::MissingFile { dir: dir.to_owned(), name: "config.json" }.into());
         };
         let generation = texts::generation(dir, &config_json)?;
-        let config = Config::from_hf(&Value::Object(config_json))
+        let HfConfig { config, notes } = HfConfig::parse(&Value::Object(config_json))
             .map_err(|cause| SourceError::Config { path: dir.join("config.json"), cause })?;
         let mut this = Self {
             dir: dir.to_owned(),
             config,
+            notes,
             shards: Vec::new(),
             files: Vec::new(),
             tensors: Vec::new(),
@@ -84,6 +101,12 @@ impl HfDirectory {
             }
             this.files.push(SourceFile { path: file.path().to_owned(), len: file.len() });
             this.shards.push(file);
+        }
+        for name in TEXTS {
+            let path = dir.join(name);
+            if let Ok(meta) = fs::metadata(&path) {
+                this.files.push(SourceFile { path, len: meta.len() });
+            }
         }
         Ok(this)
     }
@@ -204,6 +227,10 @@ impl Source for HfDirectory {
 
     fn files(&self) -> &[SourceFile] {
         &self.files
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn row_order(&self, _tensor: usize) -> RowOrder {

@@ -78,7 +78,6 @@ pub(super) fn generation(
 ) -> Result<Generation, SourceError> {
     let name = "generation_config.json";
     let own = object(dir, name)?.unwrap_or_default();
-    let empty = Map::new();
     let field = |key: &'static str| Field { dir, name, object: &own, key };
     let ids = |key: &'static str| -> Result<Vec<u32>, SourceError> {
         match field(key).token_ids()? {
@@ -86,16 +85,14 @@ pub(super) fn generation(
             ids => Ok(ids),
         }
     };
-    // Greedy checkpoints carry sampling parameters that do not apply.
-    let samples = own.get("do_sample").and_then(Value::as_bool) != Some(false);
-    let sampling = |key| Field { object: if samples { &own } else { &empty }, ..field(key) };
     Ok(Generation {
+        do_sample: field("do_sample").bool()?,
         eos: ids("eos_token_id")?,
         bos: ids("bos_token_id")?.first().copied(),
-        temperature: if samples { sampling("temperature").float()? } else { Some(0.0) },
-        top_k: sampling("top_k").uint()?,
-        top_p: sampling("top_p").float()?,
-        min_p: sampling("min_p").float()?,
+        temperature: field("temperature").float()?,
+        top_k: field("top_k").uint()?,
+        top_p: field("top_p").float()?,
+        min_p: field("min_p").float()?,
         repetition_penalty: field("repetition_penalty").float()?,
     })
 }
@@ -130,6 +127,11 @@ impl Field<'_> {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(Some(x)),
             _ => Err(self.error("a number that is not negative")),
         }
+    }
+
+    fn bool(&self) -> Result<Option<bool>, SourceError> {
+        let Some(value) = self.value() else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.error("true or false"))
     }
 
     fn uint(&self) -> Result<Option<u32>, SourceError> {
