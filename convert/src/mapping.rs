@@ -179,7 +179,7 @@ pub fn map(source: &dyn Source) -> Result<Mapping, MappingError> {
 fn source_name(naming: Naming, spec: &TensorSpec) -> &str {
     match naming {
         Naming::HuggingFace => &spec.hf_name,
-        Naming::Gguf => &spec.name,
+        Naming::Gguf => &spec.gguf_name,
     }
 }
 

@@ -35,13 +35,6 @@ pub enum Note {
         /// Rows of the embedding matrix.
         vocab_size: usize,
     },
-    /// The tokenizer names a token as end of text that the generation defaults do not name; it is added to them.
-    EosAdded {
-        /// The token's text.
-        token: String,
-        /// Its id.
-        id: u32,
-    },
     /// Fewer threads than asked for, so that the memory stays bounded.
     FewerThreads {
         /// Threads asked for.
@@ -49,8 +42,8 @@ pub enum Note {
         /// Threads used.
         used: usize,
     },
-    /// What the source's config says and the conversion does not follow.
-    Config {
+    /// What the source has to say about its config.
+    Source {
         /// In words.
         text: String,
     },
@@ -87,13 +80,10 @@ impl fmt::Display for Note {
                 "the tokenizer has {tokens} tokens, the model embeds {vocab_size}: text that needs the others \
                  is refused"
             ),
-            Self::EosAdded { token, id } => {
-                write!(f, "token {id} (`{}`) ends an answer too, as the tokenizer says", token.escape_debug())
-            }
             Self::FewerThreads { asked, used } => {
                 write!(f, "{used} threads instead of {asked}, so that the memory stays bounded")
             }
-            Self::Config { text } => f.write_str(text),
+            Self::Source { text } => f.write_str(text),
         }
     }
 }
