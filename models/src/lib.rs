@@ -1,1 +1,18 @@
-//! Under construction.
+//! What a model is.
+//!
+//! * [`Config`]: the hyperparameters; [`arch`]: the architectures, as data.
+//! * [`tensors`]: roles, names, shapes and order of the tensors.
+//! * [`metadata`]: what the JSON section of a container holds.
+//! * [`TokenId`]: a token's number.
+
+pub mod arch;
+pub mod config;
+pub mod metadata;
+pub mod tensors;
+mod token_id;
+
+pub use arch::ArchId;
+pub use config::{Config, ConfigError, RopeScaling};
+pub use metadata::ModelMetadata;
+pub use tensors::{Role, TensorSpec, tensor_table};
+pub use token_id::TokenId;
