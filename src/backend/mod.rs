@@ -1,0 +1,3 @@
+//! The machines that a pass can run on.
+
+pub mod cpu;
