@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, path::PathBuf};
 
-use chaski_models::metadata::MetadataError;
+use chaski_models::{metadata::MetadataError, tokenizer::TokenizerError};
 use chaski_quant::{LayoutError, container::ContainerError, quantize::QuantizeError};
 
 use crate::{mapping::MappingError, source::SourceError};
@@ -17,6 +17,8 @@ pub enum ConvertError {
     Mapping(MappingError),
     /// The source has no tokenizer, and a file without one was not asked for.
     NoTokenizer(SourceError),
+    /// The source's tokenizer is not understood.
+    Tokenizer(TokenizerError),
     /// A tensor has no layout.
     Layout {
         /// The file's name for it.
@@ -79,6 +81,7 @@ impl fmt::Display for ConvertError {
                 f,
                 "{cause}; to convert it without one, for measurements on token ids, say so: --no-tokenizer"
             ),
+            Self::Tokenizer(cause) => cause.fmt(f),
             Self::Layout { tensor, .. } => write!(f, "tensor `{tensor}` cannot be laid out"),
             Self::RowsTooLong { tensor, bytes, max } => write!(
                 f,
@@ -114,6 +117,7 @@ impl Error for ConvertError {
         match self {
             Self::Source(cause) | Self::NoTokenizer(cause) => cause.source(),
             Self::Mapping(cause) => cause.source(),
+            Self::Tokenizer(cause) => cause.source(),
             Self::Layout { cause, .. } => Some(cause),
             Self::Quantize { cause, .. } => Some(cause),
             Self::Container(cause) => cause.source(),

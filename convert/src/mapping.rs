@@ -12,7 +12,6 @@ use chaski_models::{
 
 use crate::{
     note::Note,
-    pipeline::schedule::stored_row,
     source::{Naming, Source, SourceError, SourceTensor},
 };
 
@@ -183,7 +182,7 @@ fn source_name(naming: Naming, spec: &TensorSpec) -> &str {
     }
 }
 
-fn shape(vector: bool, rows: usize, cols: usize) -> Vec<usize> {
+pub(crate) fn shape(vector: bool, rows: usize, cols: usize) -> Vec<usize> {
     if vector { vec![cols] } else { vec![rows, cols] }
 }
 
