@@ -1,1 +1,7 @@
-//! Under construction.
+//! What a model is.
+//!
+//! * [`TokenId`]: a token's number.
+
+mod token_id;
+
+pub use token_id::TokenId;
