@@ -12,7 +12,7 @@ use std::{
 
 use chaski_models::{
     TokenId,
-    tokenizer::{StreamDecoder, Tokenizer},
+    tokenizer::{DecodeOptions, StreamDecoder, Tokenizer},
 };
 use serde::Serialize;
 
@@ -136,7 +136,7 @@ impl<'a> Generation<'a> {
             return Err(GenerateError::NothingRead);
         }
         Ok(Self {
-            decoder: StreamDecoder::new(),
+            decoder: StreamDecoder::new(DecodeOptions::default()),
             stops: StopMatcher::new(&options.stops),
             session,
             sampler,
@@ -160,13 +160,20 @@ impl<'a> Generation<'a> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.options.cancel.as_ref().is_some_and(|c| c.load(Relaxed))
+        self.options
+            .cancel
+            .as_ref()
+            .is_some_and(|c| c.load(Relaxed))
     }
 
     fn step(&mut self) -> Result<Option<Piece>, GenerateError> {
         if self.is_cancelled() {
             self.finish = Some(FinishReason::Cancelled);
-        } else if self.options.max_tokens.is_some_and(|n| self.timings.n_generated >= n) {
+        } else if self
+            .options
+            .max_tokens
+            .is_some_and(|n| self.timings.n_generated >= n)
+        {
             self.finish = Some(FinishReason::Length);
         }
         if self.finish.is_some() {
@@ -177,9 +184,13 @@ impl<'a> Generation<'a> {
                 self.finish = Some(FinishReason::Context);
                 return Ok(None);
             }
-            self.session.extend(&[token]).map_err(GenerateError::Session)?;
+            self.session
+                .extend(&[token])
+                .map_err(GenerateError::Session)?;
         }
-        let Some(logits) = self.session.logits() else { return Err(GenerateError::NothingRead) };
+        let Some(logits) = self.session.logits() else {
+            return Err(GenerateError::NothingRead);
+        };
         let id = self.sampler.sample(logits);
         let logprobs = self.options.logprobs.map(|n| log_probs(logits, id, n));
         if self.options.end_ids.contains(&id) {
@@ -193,7 +204,11 @@ impl<'a> Generation<'a> {
             self.finish = Some(FinishReason::Stop);
             self.flushed = true;
         }
-        Ok(Some(Piece { id: Some(id), text, logprobs }))
+        Ok(Some(Piece {
+            id: Some(id),
+            text,
+            logprobs,
+        }))
     }
 }
 
@@ -202,7 +217,11 @@ impl Iterator for Generation<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let begin = Instant::now();
-        let step = if self.finish.is_none() { self.step() } else { Ok(None) };
+        let step = if self.finish.is_none() {
+            self.step()
+        } else {
+            Ok(None)
+        };
         self.timings.generate += begin.elapsed();
         match step {
             Ok(Some(piece)) => Some(Ok(piece)),
@@ -212,7 +231,11 @@ impl Iterator for Generation<'_> {
                 if !stopped {
                     text += &self.stops.finish();
                 }
-                (!text.is_empty()).then_some(Ok(Piece { id: None, text, logprobs: None }))
+                (!text.is_empty()).then_some(Ok(Piece {
+                    id: None,
+                    text,
+                    logprobs: None,
+                }))
             }
             Ok(None) => None,
             Err(e) => {

@@ -11,8 +11,9 @@ use chaski_kernels_simd::{Kernels, LevelError};
 use chaski_models::{
     Config,
     metadata::{MetadataError, ModelMetadata},
+    tokenizer::{Tokenizer, TokenizerError, decompress_canonical},
 };
-use chaski_quant::container::{Container, ContainerError};
+use chaski_quant::container::{Container, ContainerError, SectionKind};
 
 use crate::weights::{Weights, WeightsError};
 
@@ -166,4 +167,105 @@ impl Model {
     pub const fn load_time(&self) -> Duration {
         self.load_time
     }
+
+    /// Loads the tokenizer: from its fast form, or, where that is of another version, from the
+    /// original document, which takes longer and is noted.
+    ///
+    /// # Errors
+    ///
+    /// The file has none, or it is broken.
+    pub fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerLoadError> {
+        load_tokenizer(self.weights.container(), &self.metadata)
+    }
+}
+
+/// The longest `tokenizer.json` that is decompressed. Those of 256k entries have 35 MB.
+const MAX_TOKENIZER_JSON: usize = 256 << 20;
+
+/// A tokenizer, and what there is to say about loading it.
+#[derive(Debug)]
+pub struct LoadedTokenizer {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Lines for the user.
+    pub notes: Vec<String>,
+}
+
+/// Why a file's tokenizer cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TokenizerLoadError {
+    /// The file has none.
+    Missing,
+    /// It is broken.
+    Broken(TokenizerError),
+}
+
+impl fmt::Display for TokenizerLoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str(
+                "the file has no tokenizer, since its source had none (--no-tokenizer): it can be \
+                 measured, not talked to",
+            ),
+            Self::Broken(_) => f.write_str("the file's tokenizer cannot be used"),
+        }
+    }
+}
+
+impl Error for TokenizerLoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Broken(e) => Some(e),
+            Self::Missing => None,
+        }
+    }
+}
+
+fn from_canonical(bytes: &[u8], metadata: &ModelMetadata) -> Result<Tokenizer, TokenizerLoadError> {
+    let json =
+        decompress_canonical(bytes, MAX_TOKENIZER_JSON).map_err(TokenizerLoadError::Broken)?;
+    let config = metadata.extensions.get(chaski_convert::TOKENIZER_CONFIG);
+    Tokenizer::from_hf(&json, config).map_err(TokenizerLoadError::Broken)
+}
+
+fn load_tokenizer(
+    container: &Container,
+    metadata: &ModelMetadata,
+) -> Result<LoadedTokenizer, TokenizerLoadError> {
+    let mut notes = Vec::new();
+    if let Some(fast) = container.section(SectionKind::TokenizerFast) {
+        match Tokenizer::from_fast(fast) {
+            Ok(tokenizer) => return Ok(LoadedTokenizer { tokenizer, notes }),
+            Err(e @ (TokenizerError::FastVersion { .. } | TokenizerError::NotFastForm)) => {
+                notes.push(format!(
+                    "{e}: reading the original tokenizer.json, which takes longer"
+                ));
+            }
+            Err(e) => return Err(TokenizerLoadError::Broken(e)),
+        }
+    }
+    let canonical = container
+        .section(SectionKind::Tokenizer)
+        .ok_or(TokenizerLoadError::Missing)?;
+    Ok(LoadedTokenizer {
+        tokenizer: from_canonical(canonical, metadata)?,
+        notes,
+    })
+}
+
+/// Checks both forms of a file's tokenizer, if it has one: they must be readable.
+///
+/// # Errors
+///
+/// [`TokenizerLoadError::Broken`].
+pub fn check_tokenizer(
+    container: &Container,
+    metadata: &ModelMetadata,
+) -> Result<(), TokenizerLoadError> {
+    let Some(canonical) = container.section(SectionKind::Tokenizer) else {
+        return Ok(());
+    };
+    from_canonical(canonical, metadata)?;
+    load_tokenizer(container, metadata).map(|_| ())
 }

@@ -133,7 +133,9 @@ fn tokens(n: usize, vocab_size: usize, seed: u64) -> Vec<TokenId> {
     let mut state = seed;
     let mut next = || {
         // Knuth's linear congruential generator; its upper bits are good enough here.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         TokenId(((state >> 33) % vocab_size as u64) as u32)
     };
     (0..n).map(|_| next()).collect()
@@ -188,7 +190,11 @@ fn measure(
         }
     }
     let n = (n_prompt + n_gen) as f64;
-    row.samples_ts = row.samples_ns.iter().map(|&ns| n * 1e9 / ns.max(1) as f64).collect();
+    row.samples_ts = row
+        .samples_ns
+        .iter()
+        .map(|&ns| n * 1e9 / ns.max(1) as f64)
+        .collect();
     (row.avg_ts, row.stddev_ts) = mean_and_deviation(&row.samples_ts);
     let ns: Vec<f64> = row.samples_ns.iter().map(|&ns| ns as f64).collect();
     let (avg, deviation) = mean_and_deviation(&ns);
@@ -215,7 +221,11 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
         KvType::Q8 => "q8",
     };
     let recipe = &model.metadata().recipe.name;
-    let type_name = if recipe.is_empty() { weights.main_type().name() } else { recipe.as_str() };
+    let type_name = if recipe.is_empty() {
+        weights.main_type().name()
+    } else {
+        recipe.as_str()
+    };
     Row {
         build_commit: env!("CARGO_PKG_VERSION").to_owned(),
         build_number: 0,
@@ -254,7 +264,9 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
 
 /// `2026-01-31T12:34:56Z`; days to dates by the civil calendar of the proleptic Gregorian year.
 fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (mut year, mut day) = (1970, days);
     let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
@@ -270,7 +282,12 @@ fn utc(time: SystemTime) -> String {
         month += 1;
     }
     let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year}-{:02}-{:02}T{hour:02}:{minute:02}:{:02}Z", month + 1, day + 1, second % 60)
+    format!(
+        "{year}-{:02}-{:02}T{hour:02}:{minute:02}:{:02}Z",
+        month + 1,
+        day + 1,
+        second % 60
+    )
 }
 
 #[cfg(test)]
@@ -287,7 +304,10 @@ mod tests {
             (951_868_800, "2000-03-01T00:00:00Z"),
             (1_798_761_599, "2026-12-31T23:59:59Z"),
         ] {
-            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), want);
+            assert_eq!(
+                utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                want
+            );
         }
     }
 
