@@ -63,7 +63,9 @@ impl fmt::Display for Perplexity {
 ///
 /// If the token is no index of the logits.
 pub fn log_prob(logits: &[f32], token: TokenId) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    let max = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
     let max = f64::from(max);
     let sum: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - max)).sum();
     f64::from(logits[token.0 as usize]) - max - libm::log(sum)
@@ -93,7 +95,10 @@ impl<E> fmt::Display for EvalError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort { tokens, needed } => {
-                write!(f, "the text has {tokens} tokens, at least {needed} are needed for a chunk")
+                write!(
+                    f,
+                    "the text has {tokens} tokens, at least {needed} are needed for a chunk"
+                )
             }
             Self::Chunk { chunk } => write!(f, "a chunk of {chunk} tokens: at least 4 are needed"),
             Self::Model(_) => f.write_str("the model failed on a chunk"),
@@ -132,7 +137,10 @@ pub fn perplexity<E>(
     }
     let n_chunks = (tokens.len() / chunk).min(max_chunks.unwrap_or(usize::MAX));
     if n_chunks == 0 {
-        return Err(EvalError::TooShort { tokens: tokens.len(), needed: chunk });
+        return Err(EvalError::TooShort {
+            tokens: tokens.len(),
+            needed: chunk,
+        });
     }
     let first = chunk / 2;
     let mut total = Perplexity::default();
@@ -183,7 +191,10 @@ mod tests {
         .unwrap();
         // Positions 8..15 of two chunks are scored, the last has no successor.
         assert_eq!(ppl.count, 14);
-        assert!((ppl.value() - 10.0).abs() < 1e-12 && ppl.error() < 1e-6, "{ppl}");
+        assert!(
+            (ppl.value() - 10.0).abs() < 1e-12 && ppl.error() < 1e-6,
+            "{ppl}"
+        );
     }
 
     #[test]

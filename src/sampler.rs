@@ -66,7 +66,11 @@ pub struct SamplerError {
 
 impl fmt::Display for SamplerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{} {}: expected {}", self.flag, self.got, self.expected)
+        write!(
+            f,
+            "--{} {}: expected {}",
+            self.flag, self.got, self.expected
+        )
     }
 }
 
@@ -75,7 +79,10 @@ impl Error for SamplerError {}
 impl SamplerOptions {
     /// Always the likeliest token.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
+        Self {
+            temperature: 0.0,
+            ..Self::default()
+        }
     }
 
     /// Checks every range.
@@ -85,16 +92,54 @@ impl SamplerOptions {
     /// [`SamplerError`] with the first option that is out of its range.
     pub fn validate(&self) -> Result<(), SamplerError> {
         let check = |flag, got: f32, fits: bool, expected| {
-            if fits { Ok(()) } else { Err(SamplerError { flag, got, expected }) }
+            if fits {
+                Ok(())
+            } else {
+                Err(SamplerError {
+                    flag,
+                    got,
+                    expected,
+                })
+            }
         };
         let (t, r) = (self.temperature, self.repeat_penalty);
-        check("temp", t, (0.0..=1e4).contains(&t), "a number from 0 to 10000")?;
-        check("top-p", self.top_p, (0.0..=1.0).contains(&self.top_p), "a number from 0 to 1")?;
-        check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "a number from 0 to 1")?;
-        check("repeat-penalty", r, r > 0.0 && r <= 1e4, "a number above 0, at most 10000")?;
+        check(
+            "temp",
+            t,
+            (0.0..=1e4).contains(&t),
+            "a number from 0 to 10000",
+        )?;
+        check(
+            "top-p",
+            self.top_p,
+            (0.0..=1.0).contains(&self.top_p),
+            "a number from 0 to 1",
+        )?;
+        check(
+            "min-p",
+            self.min_p,
+            (0.0..=1.0).contains(&self.min_p),
+            "a number from 0 to 1",
+        )?;
+        check(
+            "repeat-penalty",
+            r,
+            r > 0.0 && r <= 1e4,
+            "a number above 0, at most 10000",
+        )?;
         let (p, f) = (self.presence_penalty, self.frequency_penalty);
-        check("presence-penalty", p, p.abs() <= 1e4, "a number from -10000 to 10000")?;
-        check("frequency-penalty", f, f.abs() <= 1e4, "a number from -10000 to 10000")
+        check(
+            "presence-penalty",
+            p,
+            p.abs() <= 1e4,
+            "a number from -10000 to 10000",
+        )?;
+        check(
+            "frequency-penalty",
+            f,
+            f.abs() <= 1e4,
+            "a number from -10000 to 10000",
+        )
     }
 
     const fn has_penalties(&self) -> bool {
@@ -190,8 +235,11 @@ impl Sampler {
             return logit;
         }
         let o = &self.options;
-        let logit =
-            if logit <= 0.0 { logit * o.repeat_penalty } else { logit / o.repeat_penalty };
+        let logit = if logit <= 0.0 {
+            logit * o.repeat_penalty
+        } else {
+            logit / o.repeat_penalty
+        };
         logit - count as f32 * o.frequency_penalty - o.presence_penalty
     }
 
@@ -215,7 +263,8 @@ impl Sampler {
             p: 0.0,
         }));
         // Likeliest first; of equals the lowest id, so that the order is the same everywhere.
-        let order = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
+        let order =
+            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
         let k = self.options.top_k;
         if k > 0 && k < kept.len() {
             kept.select_nth_unstable_by(k - 1, order);
@@ -282,17 +331,25 @@ pub struct LogProb {
 ///
 /// If the token is no index of the logits.
 pub fn log_probs(logits: &[f32], token: TokenId, n: usize) -> (LogProb, Vec<LogProb>) {
-    let of = |id: TokenId| LogProb { id, logprob: crate::eval::log_prob(logits, id) };
+    let of = |id: TokenId| LogProb {
+        id,
+        logprob: crate::eval::log_prob(logits, id),
+    };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let order = |a: &u32, b: &u32| {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+        logits[*b as usize]
+            .total_cmp(&logits[*a as usize])
+            .then(a.cmp(b))
     };
     if n > 0 && n < ids.len() {
         ids.select_nth_unstable_by(n - 1, order);
     }
     ids.truncate(n);
     ids.sort_unstable_by(order);
-    (of(token), ids.into_iter().map(|id| of(TokenId(id))).collect())
+    (
+        of(token),
+        ids.into_iter().map(|id| of(TokenId(id))).collect(),
+    )
 }
 
 #[cfg(test)]
@@ -340,7 +397,10 @@ mod tests {
                 let got = counts[i] as f64 / 20_000.0;
                 // Five standard errors.
                 let bound = 5.0 * (want * (1.0 - want) / 20_000.0).sqrt();
-                assert!((got - want).abs() <= bound, "{i}: {got}, want {want} at {temperature}");
+                assert!(
+                    (got - want).abs() <= bound,
+                    "{i}: {got}, want {want} at {temperature}"
+                );
             }
         }
     }
@@ -375,7 +435,12 @@ mod tests {
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
         // Fixed forever: the same on every machine and in every version.
-        assert_eq!(draw(1)[..12], [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2], "{:?}", &draw(1)[..12]);
+        assert_eq!(
+            draw(1)[..12],
+            [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2],
+            "{:?}",
+            &draw(1)[..12]
+        );
     }
 
     #[test]
@@ -406,7 +471,10 @@ mod tests {
     #[test]
     fn options_out_of_range_name_the_flag() {
         for (flag, change) in [
-            ("temp", (|o| o.temperature = -1.0) as fn(&mut SamplerOptions)),
+            (
+                "temp",
+                (|o| o.temperature = -1.0) as fn(&mut SamplerOptions),
+            ),
             ("temp", |o| o.temperature = f32::NAN),
             ("top-p", |o| o.top_p = 1.5),
             ("min-p", |o| o.min_p = -0.1),

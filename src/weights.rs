@@ -56,18 +56,31 @@ impl fmt::Display for WeightsError {
             Self::Missing { name } => {
                 write!(f, "tensor `{name}` is missing: convert the model again")
             }
-            Self::Shape { name, expected, got } => {
-                write!(f, "tensor `{name}`: expected {expected}, the file holds {got}")
+            Self::Shape {
+                name,
+                expected,
+                got,
+            } => {
+                write!(
+                    f,
+                    "tensor `{name}`: expected {expected}, the file holds {got}"
+                )
             }
             Self::Unknown { name } => write!(
                 f,
                 "tensor `{name}` has no place in a model of this configuration: convert the model again"
             ),
             Self::NotFinite { name, index } => {
-                write!(f, "tensor `{name}` holds a number that is not finite at {index}")
+                write!(
+                    f,
+                    "tensor `{name}` holds a number that is not finite at {index}"
+                )
             }
             Self::NotInterleaved { name } => {
-                write!(f, "tensor `{name}` does not alternate with its pair: convert the model again")
+                write!(
+                    f,
+                    "tensor `{name}` does not alternate with its pair: convert the model again"
+                )
             }
             Self::Container(_) => f.write_str("the file's tensors could not be read"),
         }
@@ -185,10 +198,17 @@ impl Binder<'_> {
         let kind = self.container.tensors()[index].kind;
         if kind != (TensorKind::Vector { len }) {
             let expected = format!("a vector of {len}");
-            return Err(WeightsError::Shape { name, expected, got: describe(&kind) });
+            return Err(WeightsError::Shape {
+                name,
+                expected,
+                got: describe(&kind),
+            });
         }
-        let values =
-            self.container.tensor_at(index).vector().map_err(WeightsError::Container)?;
+        let values = self
+            .container
+            .tensor_at(index)
+            .vector()
+            .map_err(WeightsError::Container)?;
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) => Err(WeightsError::NotFinite { name, index }),
             None => Ok(values),
@@ -204,7 +224,11 @@ impl Binder<'_> {
     ) -> Result<Projection, WeightsError> {
         let mut vector = |role: Option<Role>| role.map(|r| self.vector(r, Some(layer))).transpose();
         let (bias, norm) = (vector(bias)?, vector(norm)?);
-        Ok(Projection { matrix: self.matrix(matrix, Some(layer))?, bias, norm })
+        Ok(Projection {
+            matrix: self.matrix(matrix, Some(layer))?,
+            bias,
+            norm,
+        })
     }
 
     fn layer(&mut self, layer: usize) -> Result<Layer, WeightsError> {
@@ -214,8 +238,9 @@ impl Binder<'_> {
         let l = Some(layer);
         let gate_up = self.matrix(Role::FfnGate, l)?;
         let up = self.matrix(Role::FfnUp, l)?;
-        let [gate_at, up_at] =
-            [gate_up, up].map(|m| &self.container.tensors()[m.index]).map(|t| (t.offset, t.tile_stride));
+        let [gate_at, up_at] = [gate_up, up]
+            .map(|m| &self.container.tensors()[m.index])
+            .map(|t| (t.offset, t.tile_stride));
         let tile = gate_up.layout.tile_bytes() as u64;
         let alternates = up_at == (gate_at.0 + tile, 2 * tile) && gate_at.1 == 2 * tile;
         if !alternates || up.layout != gate_up.layout {
@@ -224,8 +249,18 @@ impl Binder<'_> {
         }
         Ok(Layer {
             attn_norm: self.vector(Role::AttnNorm, l)?,
-            q: self.projection(layer, Role::AttnQ, bias(Role::AttnQBias), norm(Role::AttnQNorm))?,
-            k: self.projection(layer, Role::AttnK, bias(Role::AttnKBias), norm(Role::AttnKNorm))?,
+            q: self.projection(
+                layer,
+                Role::AttnQ,
+                bias(Role::AttnQBias),
+                norm(Role::AttnQNorm),
+            )?,
+            k: self.projection(
+                layer,
+                Role::AttnK,
+                bias(Role::AttnKBias),
+                norm(Role::AttnKNorm),
+            )?,
             v: self.projection(layer, Role::AttnV, bias(Role::AttnVBias), None)?,
             attn_output: self.matrix(Role::AttnOut, l)?,
             ffn_norm: self.vector(Role::FfnNorm, l)?,
@@ -250,9 +285,15 @@ impl Weights {
     /// A tensor is missing, of another shape, superfluous, or a vector is not finite.
     pub fn bind(container: Container, config: &Config) -> Result<Self, WeightsError> {
         let n = container.tensors().len();
-        let mut binder = Binder { container: &container, config, used: vec![false; n] };
+        let mut binder = Binder {
+            container: &container,
+            config,
+            used: vec![false; n],
+        };
         let token_embd = binder.matrix(Role::TokenEmbd, None)?;
-        let layers = (0..config.n_layers).map(|l| binder.layer(l)).collect::<Result<_, _>>()?;
+        let layers = (0..config.n_layers)
+            .map(|l| binder.layer(l))
+            .collect::<Result<_, _>>()?;
         let output_norm = binder.vector(Role::OutputNorm, None)?;
         let output = if config.tied_embeddings {
             token_embd
@@ -336,19 +377,31 @@ impl Weights {
             TensorKind::Matrix(l) => (l.rows() * l.cols()) as u64,
             TensorKind::Vector { len } => *len as u64,
         };
-        self.container.tensors().iter().map(|t| count(&t.kind)).sum()
+        self.container
+            .tensors()
+            .iter()
+            .map(|t| count(&t.kind))
+            .sum()
     }
 
     /// Bytes of all weights.
     pub fn bytes(&self) -> u64 {
-        self.container.tensors().iter().map(|t| t.kind.bytes() as u64).sum()
+        self.container
+            .tensors()
+            .iter()
+            .map(|t| t.kind.bytes() as u64)
+            .sum()
     }
 
     /// Bytes of weights that one token reads: all but the embedding matrix, of which it reads a row,
     /// unless that is the head too.
     pub fn bytes_per_token(&self) -> u64 {
         let embedding = self.token_embd.layout.bytes() as u64;
-        if self.config.tied_embeddings { self.bytes() } else { self.bytes() - embedding }
+        if self.config.tied_embeddings {
+            self.bytes()
+        } else {
+            self.bytes() - embedding
+        }
     }
 
     /// What the type of most linear weights is, by bytes.

@@ -24,9 +24,11 @@ pub fn render(rows: &[Row], format: Format) -> Result<String, serde_json::Error>
     let mut text = match format {
         Format::Markdown => markdown(rows),
         Format::Json => serde_json::to_string_pretty(rows)?,
-        Format::JsonLines => {
-            rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?.join("\n")
-        }
+        Format::JsonLines => rows
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<Vec<_>, _>>()?
+            .join("\n"),
         Format::Csv => csv(rows)?,
     };
     if !text.ends_with('\n') && !text.is_empty() {
@@ -37,12 +39,20 @@ pub fn render(rows: &[Row], format: Format) -> Result<String, serde_json::Error>
 
 fn size(bytes: u64) -> String {
     let mib = bytes as f64 / (1 << 20) as f64;
-    if mib < 1024.0 { format!("{mib:.2} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
+    if mib < 1024.0 {
+        format!("{mib:.2} MiB")
+    } else {
+        format!("{:.2} GiB", mib / 1024.0)
+    }
 }
 
 fn params(n: u64) -> String {
     let millions = n as f64 / 1e6;
-    if millions < 1000.0 { format!("{millions:.2} M") } else { format!("{:.2} B", millions / 1e3) }
+    if millions < 1000.0 {
+        format!("{millions:.2} M")
+    } else {
+        format!("{:.2} B", millions / 1e3)
+    }
 }
 
 fn markdown(rows: &[Row]) -> String {
@@ -67,14 +77,24 @@ fn markdown(rows: &[Row]) -> String {
         columns.push(("GB/s", 7, true));
     }
     let cell = |text: &str, width: usize, right: bool| {
-        if right { format!("{text:>width$}") } else { format!("{text:<width$}") }
+        if right {
+            format!("{text:>width$}")
+        } else {
+            format!("{text:<width$}")
+        }
     };
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(columns.iter().map(|&(n, w, r)| cell(n, w, r)).collect());
     text += &line(
         columns
             .iter()
-            .map(|&(_, w, r)| if r { format!("{}:", "-".repeat(w - 1)) } else { "-".repeat(w) })
+            .map(|&(_, w, r)| {
+                if r {
+                    format!("{}:", "-".repeat(w - 1))
+                } else {
+                    "-".repeat(w)
+                }
+            })
             .collect(),
     );
     for row in rows {
@@ -108,18 +128,26 @@ fn markdown(rows: &[Row]) -> String {
 fn csv(rows: &[Row]) -> Result<String, serde_json::Error> {
     let mut text = String::new();
     for (i, row) in rows.iter().enumerate() {
-        let serde_json::Value::Object(fields) = serde_json::to_value(row)? else { continue };
+        let serde_json::Value::Object(fields) = serde_json::to_value(row)? else {
+            continue;
+        };
         // The samples are lists: they are in the JSON forms.
         let fields = || fields.iter().filter(|(_, v)| !v.is_array());
         if i == 0 {
-            text += &fields().map(|(k, _)| k.clone()).collect::<Vec<_>>().join(",");
+            text += &fields()
+                .map(|(k, _)| k.clone())
+                .collect::<Vec<_>>()
+                .join(",");
             text.push('\n');
         }
         let value = |v: &serde_json::Value| match v {
             serde_json::Value::String(s) => format!("\"{}\"", s.replace('"', "\"\"")),
             v => format!("\"{v}\""),
         };
-        text += &fields().map(|(_, v)| value(v)).collect::<Vec<_>>().join(",");
+        text += &fields()
+            .map(|(_, v)| value(v))
+            .collect::<Vec<_>>()
+            .join(",");
         text.push('\n');
     }
     Ok(text)
@@ -183,7 +211,9 @@ mod tests {
         let text = render(&[row(), row()], Format::Csv).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[0].contains("n_prompt,n_gen,n_depth,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts"));
+        assert!(
+            lines[0].contains("n_prompt,n_gen,n_depth,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts")
+        );
         assert!(!lines[0].contains("samples"));
         assert!(lines[1].contains("\"a \"\"cpu\"\"\""));
     }

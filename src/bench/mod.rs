@@ -92,7 +92,11 @@ impl Row {
             (0, g) => format!("tg{g}"),
             (p, g) => format!("pp{p}+tg{g}"),
         };
-        if self.n_depth == 0 { name } else { format!("{name} @ d{}", self.n_depth) }
+        if self.n_depth == 0 {
+            name
+        } else {
+            format!("{name} @ d{}", self.n_depth)
+        }
     }
 }
 

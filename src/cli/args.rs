@@ -7,7 +7,13 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Converts checkpoints of Llama-family language models and runs them on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "chaski", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "chaski",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Args {
     /// What to do
     #[command(subcommand)]
@@ -84,11 +90,21 @@ pub(crate) struct SessionArgs {
     pub(crate) threads: Option<usize>,
 
     /// Type of the KV cache
-    #[arg(long = "kv", visible_alias = "ctk", value_name = "TYPE", default_value = "f16")]
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
     pub(crate) kv: KvArg,
 
     /// Positions computed at once while a prompt is read
-    #[arg(long = "ubatch-size", visible_alias = "ub", value_name = "N", default_value_t = 256)]
+    #[arg(
+        long = "ubatch-size",
+        visible_alias = "ub",
+        value_name = "N",
+        default_value_t = 256
+    )]
     pub(crate) ubatch_size: usize,
 }
 
@@ -124,11 +140,21 @@ pub(crate) struct SamplingArgs {
     pub(crate) repeat_last_n: usize,
 
     /// Subtract X from the logits of tokens seen lately
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) presence_penalty: f32,
 
     /// Subtract X for each time a token was seen lately
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) frequency_penalty: f32,
 }
 
@@ -311,15 +337,33 @@ pub(crate) struct BenchArgs {
     pub(crate) quants: Vec<QuantType>,
 
     /// Prompt lengths to measure, comma-separated; 0 is none
-    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
     pub(crate) n_prompt: Vec<usize>,
 
     /// Answer lengths to measure, comma-separated; 0 is none
-    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
     pub(crate) n_gen: Vec<usize>,
 
     /// Context depths to measure at, comma-separated
-    #[arg(short = 'd', long, value_name = "N", value_delimiter = ',', default_value = "0")]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
     pub(crate) n_depth: Vec<usize>,
 
     /// Repetitions
@@ -335,7 +379,12 @@ pub(crate) struct BenchArgs {
     pub(crate) kv: KvArg,
 
     /// Positions computed at once while a prompt is read
-    #[arg(long = "ubatch-size", visible_alias = "ub", value_name = "N", default_value_t = 512)]
+    #[arg(
+        long = "ubatch-size",
+        visible_alias = "ub",
+        value_name = "N",
+        default_value_t = 512
+    )]
     pub(crate) ubatch_size: usize,
 
     /// How to print

@@ -51,22 +51,42 @@ pub(crate) fn source_key(source: &Path) -> anyhow::Result<String> {
     let mut hash = Sha256::new();
     for file in files {
         let meta = fs::metadata(&file).with_context(named)?;
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified = meta
+            .modified()
+            .ok()
+            .and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let nanos = modified.map_or(0, |t| t.as_nanos());
         hash.update(format!("{}\0{}\0{nanos}\0", file.display(), meta.len()));
     }
-    Ok(hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(6)
+        .map(|b| format!("{b:02x}"))
+        .collect())
 }
 
 /// The name of a folder or file without the extensions of models.
 pub(crate) fn stem(source: &Path) -> String {
     let path = source.canonicalize().unwrap_or_else(|_| source.to_owned());
-    let name = path.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy());
-    let name = name.strip_suffix(".gguf").or_else(|| name.strip_suffix(".chaski")).unwrap_or(&name);
+    let name = path
+        .file_name()
+        .map_or_else(|| "model".into(), |n| n.to_string_lossy());
+    let name = name
+        .strip_suffix(".gguf")
+        .or_else(|| name.strip_suffix(".chaski"))
+        .unwrap_or(&name);
     // The name becomes part of a file name that we choose.
     let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
-    let name: String = name.chars().map(|c| if plain(c) { c } else { '_' }).collect();
-    if name.is_empty() { "model".to_owned() } else { name }
+    let name: String = name
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .collect();
+    if name.is_empty() {
+        "model".to_owned()
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]
@@ -76,11 +96,17 @@ mod tests {
     #[test]
     fn the_folder_follows_the_variables_in_order() {
         let with = |set: &[(&str, &str)]| {
-            let set: Vec<(String, PathBuf)> =
-                set.iter().map(|(k, v)| ((*k).to_owned(), PathBuf::from(v))).collect();
+            let set: Vec<(String, PathBuf)> = set
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), PathBuf::from(v)))
+                .collect();
             dir_from(move |name| set.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
         };
-        let all = [("CHASKI_CACHE", "/c"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];
+        let all = [
+            ("CHASKI_CACHE", "/c"),
+            ("XDG_CACHE_HOME", "/x"),
+            ("HOME", "/h"),
+        ];
         assert_eq!(with(&all).unwrap(), Path::new("/c"));
         assert_eq!(with(&all[1..]).unwrap(), Path::new("/x/chaski"));
         assert_eq!(with(&all[2..]).unwrap(), Path::new("/h/.cache/chaski"));

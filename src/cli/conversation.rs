@@ -58,7 +58,9 @@ impl Line {
         if command.starts_with('/') {
             return Self::Message(command.to_owned());
         }
-        let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let (name, argument) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
         let argument = argument.trim().to_owned();
         let with_file = |f: fn(String) -> Self| {
             if argument.is_empty() {
@@ -120,7 +122,10 @@ const MAX_SAVED_BYTES: u64 = 64 << 20;
 impl Conversation {
     /// No messages but the system's, if any.
     pub(crate) fn new(system: Option<&str>) -> Self {
-        let mut c = Self { version: VERSION, turns: Vec::new() };
+        let mut c = Self {
+            version: VERSION,
+            turns: Vec::new(),
+        };
         if let Some(text) = system {
             c.push("system", text);
         }
@@ -129,7 +134,10 @@ impl Conversation {
 
     /// Adds a message.
     pub(crate) fn push(&mut self, role: &str, content: &str) {
-        self.turns.push(Turn { role: role.to_owned(), content: content.to_owned() });
+        self.turns.push(Turn {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        });
     }
 
     /// Drops all but the system message.
@@ -170,11 +178,19 @@ impl Conversation {
         let text = fs::read_to_string(path).with_context(named)?;
         let c: Self = serde_json::from_str(&text).with_context(named)?;
         if c.version != VERSION {
-            bail!("{}: version {}, this chaski reads {VERSION}", path.display(), c.version);
+            bail!(
+                "{}: version {}, this chaski reads {VERSION}",
+                path.display(),
+                c.version
+            );
         }
         for (i, turn) in c.turns.iter().enumerate() {
             if !["system", "user", "assistant"].contains(&turn.role.as_str()) {
-                bail!("{}: message {i} has the role `{}`", path.display(), turn.role.escape_debug());
+                bail!(
+                    "{}: message {i} has the role `{}`",
+                    path.display(),
+                    turn.role.escape_debug()
+                );
             }
         }
         Ok(c)

@@ -95,7 +95,11 @@ pub(crate) fn bytes(n: u64) -> String {
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let n = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
-        rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|r| r.get(c))
+            .map(|s| s.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..n).map(width).collect();
     let mut text = String::new();
@@ -105,7 +109,11 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
             .enumerate()
             .map(|(c, cell)| {
                 let w = widths[c];
-                if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") }
+                if c == 0 {
+                    format!("{cell:<w$}")
+                } else {
+                    format!("{cell:>w$}")
+                }
             })
             .collect();
         text.push_str(cells.join("  ").trim_end());
@@ -120,16 +128,23 @@ mod tests {
 
     #[test]
     fn bytes_are_written_in_binary_units() {
-        for (n, want) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (1 << 30, "1.00 GiB"), (1 << 50, "1024.00 TiB")]
-        {
+        for (n, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1 << 30, "1.00 GiB"),
+            (1 << 50, "1024.00 TiB"),
+        ] {
             assert_eq!(bytes(n), want);
         }
     }
 
     #[test]
     fn tables_align_their_columns() {
-        let rows = vec![vec!["a".into(), "10".into()], vec!["bcd".into(), "7".into()]];
+        let rows = vec![
+            vec!["a".into(), "10".into()],
+            vec!["bcd".into(), "7".into()],
+        ];
         assert_eq!(table(&rows), "a    10\nbcd   7\n");
     }
 }

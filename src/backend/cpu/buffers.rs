@@ -137,11 +137,21 @@ impl Buffers {
     pub fn bytes(config: &Config, limits: &PassLimits) -> (u64, u64) {
         let s = Sizes::new(config, limits);
         let floats = s.x + s.q + s.partials + 2 * s.rope + s.logits;
-        let acts: usize = s.blocks.into_iter().map(|b| Acts::bytes(limits.rows, b)).sum();
+        let acts: usize = s
+            .blocks
+            .into_iter()
+            .map(|b| Acts::bytes(limits.rows, b))
+            .sum();
         let own_acts = Acts::bytes(1, s.blocks.into_iter().fold(0, usize::max));
         let ranges = 2 * ROW_BLOCK.max(SPLIT_ROWS) * config.gqa_group();
         let own = own_acts + 4 * (s.out + s.states + 2 * config.head_dim) + ranges;
         ((4 * floats + acts) as u64, own as u64)
+    }
+
+    /// Copies the logits of the `i`th row that wanted them over those of the first.
+    pub fn move_logits_to_front(&mut self, i: usize, vocab_size: usize) {
+        let logits = self.logits.as_mut_slice();
+        logits.copy_within(i * vocab_size..(i + 1) * vocab_size, 0);
     }
 
     /// The logits of the last pass, `[vocab_size]` for the `i`th row that wanted them.
@@ -205,7 +215,11 @@ impl SharedActs {
     /// * As [`Shared::write`] for the blocks' codes, scales and sums; as [`Shared::read`] for their
     ///   floats.
     pub(super) unsafe fn row_mut(&self, row: usize, first: usize, n: usize) -> ActRowMut<'_> {
-        assert!(first + n <= self.n_blocks, "blocks {first}..{} of a row", first + n);
+        assert!(
+            first + n <= self.n_blocks,
+            "blocks {first}..{} of a row",
+            first + n
+        );
         let start = row * self.n_blocks + first;
         // SAFETY: the caller's promises are the same, part by part.
         unsafe {

@@ -84,8 +84,9 @@ impl KvCache {
     ///
     /// [`OutOfPages`].
     pub fn take(&mut self) -> Result<u32, OutOfPages> {
-        let page =
-            self.free.pop().ok_or(OutOfPages { positions: self.holders.len() * KV_TILE })?;
+        let page = self.free.pop().ok_or(OutOfPages {
+            positions: self.holders.len() * KV_TILE,
+        })?;
         self.holders[page as usize] = 1;
         Ok(page)
     }
@@ -112,7 +113,10 @@ impl KvCache {
     /// Where the key part (`value == false`) or the value part of a page, layer and head lies.
     pub(super) fn part(&self, page: u32, layer: usize, head: usize, value: bool) -> Range<usize> {
         let s = &self.shape;
-        assert!(layer < s.n_layers && head < s.n_kv_heads, "layer {layer}, KV head {head}");
+        assert!(
+            layer < s.n_layers && head < s.n_kv_heads,
+            "layer {layer}, KV head {head}"
+        );
         let part = s.kv_type.part_bytes(s.head_dim);
         let index = (layer * s.n_kv_heads + head) * 2 + usize::from(value);
         let start = page as usize * s.page_bytes() + index * part;
@@ -126,7 +130,12 @@ mod tests {
 
     #[test]
     fn pages_are_handed_out_once_and_parts_do_not_overlap() {
-        let shape = KvShape { kv_type: KvType::Q8, n_layers: 2, n_kv_heads: 3, head_dim: 20 };
+        let shape = KvShape {
+            kv_type: KvType::Q8,
+            n_layers: 2,
+            n_kv_heads: 3,
+            head_dim: 20,
+        };
         let mut kv = KvCache::new(shape, 2);
         let (a, b) = (kv.take().unwrap(), kv.take().unwrap());
         assert_ne!(a, b);
@@ -135,7 +144,9 @@ mod tests {
         for page in [a, b] {
             for (layer, head) in (0..2).flat_map(|l| (0..3).map(move |h| (l, h))) {
                 for value in [false, true] {
-                    covered[kv.part(page, layer, head, value)].iter_mut().for_each(|c| *c += 1);
+                    covered[kv.part(page, layer, head, value)]
+                        .iter_mut()
+                        .for_each(|c| *c += 1);
                 }
             }
         }

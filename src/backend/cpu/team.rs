@@ -1,28 +1,41 @@
 //! A team of threads that runs one closure together, with a barrier.
+//!
+//! rayon owns the threads; each of them stays in one loop for as long as the team lives and waits
+//! there for work, so that handing out work allocates nothing and takes no lock. The caller is the
+//! first member. Whoever waits spins, then yields, then parks.
+#![allow(unsafe_code)]
 
 use std::{
     any::Any,
+    cell::UnsafeCell,
     error::Error,
     fmt,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread,
 };
 
-/// Turns of the barrier that are spun before the thread yields, and yields before it parks.
-const SPINS: u32 = 4096;
+/// Looks at a condition before a waiting thread yields, and yields before it parks.
+const SPINS: u32 = 20_000;
 const YIELDS: u32 = 256;
 
-/// A fixed number of threads.
-#[derive(Debug)]
+/// A fixed number of threads, the caller among them.
 pub struct Team {
-    /// `None` for a team of one, which is the caller.
-    pool: Option<rayon::ThreadPool>,
-    barrier: Barrier,
+    inner: Arc<Inner>,
+    /// `None` for a team of one.
+    _pool: Option<rayon::ThreadPool>,
+}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Team")
+            .field("n", &self.n())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a team did not finish what it was given.
@@ -61,7 +74,7 @@ impl Error for TeamError {
     }
 }
 
-/// Another worker panicked: leave at once.
+/// Another member panicked: leave at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poisoned;
 
@@ -69,7 +82,6 @@ pub struct Poisoned;
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
     index: usize,
-    n: usize,
     barrier: &'a Barrier,
 }
 
@@ -81,7 +93,7 @@ impl Member<'_> {
 
     /// Threads of the team.
     pub const fn n(&self) -> usize {
-        self.n
+        self.barrier.n
     }
 
     /// Waits for all others; what they wrote before is visible after.
@@ -95,37 +107,119 @@ impl Member<'_> {
 
     /// This thread's contiguous share of `units`. Shares differ by one at most.
     pub const fn share(&self, units: usize) -> Range<usize> {
-        units * self.index / self.n..units * (self.index + 1) / self.n
+        let n = self.barrier.n;
+        units * self.index / n..units * (self.index + 1) / n
+    }
+}
+
+type Work<'a> = dyn Fn(Member<'_>) -> Result<(), Poisoned> + Sync + 'a;
+
+/// What the members share.
+struct Inner {
+    barrier: Barrier,
+    /// The work of the current run; null between runs.
+    work: UnsafeCell<Option<*const Work<'static>>>,
+    /// Raised when there is work.
+    generation: AtomicUsize,
+    /// Members other than the caller that are done with it.
+    done: AtomicUsize,
+    quit: AtomicBool,
+    started: Signal,
+    finished: Signal,
+    panic: Mutex<Option<String>>,
+}
+
+// SAFETY: `work` is written by the caller of `run` alone, while no member runs: before `generation`
+// is raised and after `done` has reached its end. Members read it in between. What it points to is
+// `Sync`.
+unsafe impl Sync for Inner {}
+// SAFETY: as above; the pointer is only followed during a run.
+unsafe impl Send for Inner {}
+
+impl Inner {
+    fn call(&self, work: &Work<'_>, index: usize) {
+        let member = Member {
+            index,
+            barrier: &self.barrier,
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(member))) {
+            let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| message(&*panic));
+            drop(first);
+            self.barrier.poison();
+        }
+    }
+
+    fn serve(&self, index: usize) {
+        let mut seen = 0;
+        loop {
+            let ready = || self.quit.load(SeqCst) || self.generation.load(SeqCst) != seen;
+            self.started.wait_until(self.barrier.spins, ready);
+            if self.quit.load(SeqCst) {
+                return;
+            }
+            seen = self.generation.load(SeqCst);
+            // SAFETY: the generation was raised after the pointer was written, and it stays as it
+            // is until this member has raised `done`.
+            if let Some(work) = unsafe { *self.work.get() } {
+                // SAFETY: `run` does not return, and so the closure lives, before `done` is full.
+                self.call(unsafe { &*work }, index);
+            }
+            self.done.fetch_add(1, SeqCst);
+            self.finished.wake();
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.inner.quit.store(true, SeqCst);
+        self.inner.started.wake();
     }
 }
 
 impl Team {
-    /// Starts `threads` threads (at least one).
+    /// Starts a team of `threads` (at least one); the caller of [`run`](Self::run) is one of them.
     ///
     /// # Errors
     ///
     /// [`TeamError::Start`].
     pub fn new(threads: usize) -> Result<Self, TeamError> {
         let threads = threads.max(1);
+        let inner = Arc::new(Inner {
+            barrier: Barrier::new(threads),
+            work: UnsafeCell::new(None),
+            generation: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            quit: AtomicBool::new(false),
+            started: Signal::default(),
+            finished: Signal::default(),
+            panic: Mutex::new(None),
+        });
         let pool = if threads == 1 {
             None
         } else {
             let builder = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("chaski-{i}"));
-            Some(builder.build().map_err(|source| TeamError::Start { threads, source })?)
+                .num_threads(threads - 1)
+                .thread_name(|i| format!("chaski-{}", i + 1));
+            let pool = builder
+                .build()
+                .map_err(|source| TeamError::Start { threads, source })?;
+            let shared = Arc::clone(&inner);
+            pool.spawn_broadcast(move |context| shared.serve(context.index() + 1));
+            Some(pool)
         };
-        Ok(Self { pool, barrier: Barrier::new(threads) })
+        Ok(Self { inner, _pool: pool })
     }
 
     /// Number of threads.
-    pub const fn n(&self) -> usize {
-        self.barrier.n
+    pub fn n(&self) -> usize {
+        self.inner.barrier.n
     }
 
     /// Runs `work` once on every thread and waits for all.
     ///
-    /// A worker that gets [`Poisoned`] from its barrier returns it; it is not an error of its own.
+    /// A member that gets [`Poisoned`] from its barrier returns it; it is not an error of its own.
     ///
     /// # Errors
     ///
@@ -134,28 +228,29 @@ impl Team {
     where
         F: Fn(Member<'_>) -> Result<(), Poisoned> + Sync,
     {
-        let barrier = &self.barrier;
-        let one = |index: usize| -> Option<String> {
-            let member = Member { index, n: barrier.n, barrier };
-            match catch_unwind(AssertUnwindSafe(|| work(member))) {
-                Ok(Ok(()) | Err(Poisoned)) => None,
-                Err(panic) => {
-                    barrier.poison();
-                    Some(message(&*panic))
-                }
-            }
-        };
-        let panics = match &self.pool {
-            None => vec![one(0)],
-            Some(pool) => pool.broadcast(|context| one(context.index())),
-        };
-        match panics.into_iter().flatten().next() {
-            None => Ok(()),
-            Some(message) => {
-                self.barrier = Barrier::new(self.barrier.n);
-                Err(TeamError::Panicked { message })
-            }
+        let inner = &*self.inner;
+        let work: &Work<'_> = &work;
+        let others = inner.barrier.n - 1;
+        // SAFETY: only the lifetime is changed. The pointer is followed by members between the
+        // generation's rise and their rise of `done`, and this function waits for all of these.
+        let erased = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
+        // SAFETY: no member runs: `&mut self` excludes another run, and the last one ended.
+        unsafe { *inner.work.get() = Some(erased) };
+        inner.done.store(0, SeqCst);
+        inner.generation.fetch_add(1, SeqCst);
+        inner.started.wake();
+        inner.call(work, 0);
+        let all = || inner.done.load(SeqCst) == others;
+        inner.finished.wait_until(inner.barrier.spins, all);
+        // SAFETY: every member is done.
+        unsafe { *inner.work.get() = None };
+        if !inner.barrier.is_poisoned() {
+            return Ok(());
         }
+        inner.barrier.reset();
+        let mut panic = inner.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = panic.take().unwrap_or_else(|| "no message".to_owned());
+        Err(TeamError::Panicked { message })
     }
 }
 
@@ -169,16 +264,58 @@ fn message(panic: &(dyn Any + Send)) -> String {
     }
 }
 
-/// Lets `n` threads pass only together: spins, then yields, then parks.
+/// Threads that wait for a condition on atomics.
+#[derive(Debug, Default)]
+struct Signal {
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    woken: Condvar,
+}
+
+impl Signal {
+    /// Returns once `ready` holds: spins, then yields, then parks until [`wake`](Self::wake).
+    fn wait_until(&self, spins: u32, ready: impl Fn() -> bool) {
+        for i in 0..spins + YIELDS {
+            if ready() {
+                return;
+            }
+            if i < spins {
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+        }
+        // `sleepers` is raised before the condition is looked at again, and the waker changes the
+        // condition before it looks at `sleepers` (all sequentially consistent), so one of them sees
+        // the other; the lock closes the gap between looking and sleeping.
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, SeqCst);
+        while !ready() {
+            guard = self
+                .woken
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, SeqCst);
+    }
+
+    /// To be called after the condition was changed.
+    fn wake(&self) {
+        if self.sleepers.load(SeqCst) > 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.woken.notify_all();
+        }
+    }
+}
+
+/// Lets `n` threads pass only together.
 #[derive(Debug)]
 struct Barrier {
     n: usize,
     arrived: AtomicUsize,
     epoch: AtomicUsize,
     poisoned: AtomicBool,
-    sleepers: AtomicUsize,
-    lock: Mutex<()>,
-    woken: Condvar,
+    passed: Signal,
     spins: u32,
 }
 
@@ -191,61 +328,41 @@ impl Barrier {
             arrived: AtomicUsize::new(0),
             epoch: AtomicUsize::new(0),
             poisoned: AtomicBool::new(false),
-            sleepers: AtomicUsize::new(0),
-            lock: Mutex::new(()),
-            woken: Condvar::new(),
+            passed: Signal::default(),
             spins: if alone { SPINS } else { 0 },
         }
     }
 
     fn wait(&self) -> Result<(), Poisoned> {
-        if self.n == 1 {
-            return Ok(());
-        }
         let epoch = self.epoch.load(SeqCst);
         if self.arrived.fetch_add(1, SeqCst) + 1 == self.n {
             self.arrived.store(0, SeqCst);
             self.epoch.store(epoch.wrapping_add(1), SeqCst);
-            self.wake();
+            self.passed.wake();
         } else {
-            self.wait_past(epoch);
+            let past = || self.epoch.load(SeqCst) != epoch || self.poisoned.load(SeqCst);
+            self.passed.wait_until(self.spins, past);
         }
-        if self.poisoned.load(SeqCst) { Err(Poisoned) } else { Ok(()) }
-    }
-
-    fn wait_past(&self, epoch: usize) {
-        let passed = || self.epoch.load(SeqCst) != epoch || self.poisoned.load(SeqCst);
-        for i in 0..self.spins + YIELDS {
-            if passed() {
-                return;
-            }
-            if i < self.spins {
-                std::hint::spin_loop();
-            } else {
-                thread::yield_now();
-            }
-        }
-        // `sleepers` is raised before the condition is looked at again, and the waker changes the
-        // condition before it looks at `sleepers` (both sequentially consistent), so one sees the
-        // other; the lock closes the gap between looking and sleeping.
-        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sleepers.fetch_add(1, SeqCst);
-        while !passed() {
-            guard = self.woken.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.fetch_sub(1, SeqCst);
-    }
-
-    fn wake(&self) {
-        if self.sleepers.load(SeqCst) > 0 {
-            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-            self.woken.notify_all();
+        if self.poisoned.load(SeqCst) {
+            Err(Poisoned)
+        } else {
+            Ok(())
         }
     }
 
     fn poison(&self) {
         self.poisoned.store(true, SeqCst);
-        self.wake();
+        self.passed.wake();
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(SeqCst)
+    }
+
+    /// Makes a poisoned barrier usable; nobody may wait at it.
+    fn reset(&self) {
+        self.arrived.store(0, SeqCst);
+        self.poisoned.store(false, SeqCst);
     }
 }
 
@@ -298,7 +415,11 @@ mod tests {
             let barrier = Barrier::new(n);
             let mut next = 0;
             for index in 0..n {
-                let share = Member { index, n, barrier: &barrier }.share(units);
+                let share = Member {
+                    index,
+                    barrier: &barrier,
+                }
+                .share(units);
                 assert_eq!(share.start, next);
                 next = share.end;
             }

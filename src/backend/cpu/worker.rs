@@ -85,7 +85,10 @@ struct Pass<'a> {
 ///
 /// [`PassError::Team`] if a worker panicked; the KV cache is then undefined from the first row's
 /// position on.
-#[expect(clippy::too_many_arguments, reason = "the parts of a session, borrowed one by one")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a session, borrowed one by one"
+)]
 pub fn forward(
     team: &mut Team,
     weights: &Weights,
@@ -100,7 +103,15 @@ pub fn forward(
         return Ok(());
     }
     // Exclusive borrows until the team is done: nobody else sees the buffers meanwhile.
-    let pass = Pass { weights, kernels, rows, logit_rows, buffers, kv, pages };
+    let pass = Pass {
+        weights,
+        kernels,
+        rows,
+        logit_rows,
+        buffers,
+        kv,
+        pages,
+    };
     let pass = &pass;
     team.run(|member| {
         let scratch = &pass.buffers.scratch[member.index()];
@@ -154,7 +165,8 @@ impl<'a> Worker<'a> {
             fill(pass, &mut self.scratch, row, &mut floats[..width]);
             if quantize {
                 // SAFETY: as above; `floats` is not used any more.
-                pass.kernels.quantize_row(unsafe { shared.row_mut(row, 0, n_blocks) });
+                pass.kernels
+                    .quantize_row(unsafe { shared.row_mut(row, 0, n_blocks) });
             }
         }
         self.member.wait()?;
@@ -192,8 +204,13 @@ enum Prepared<'a> {
 
 impl Prepared<'_> {
     /// The rows, and the rest of the scratch that a kernel writes to.
-    fn rows<'s>(&'s self, scratch: &'s mut Scratch) -> (ActRows<'s>, &'s mut Vec<f32>, &'s mut Vec<f32>) {
-        let Scratch { acts, out, head, .. } = scratch;
+    fn rows<'s>(
+        &'s self,
+        scratch: &'s mut Scratch,
+    ) -> (ActRows<'s>, &'s mut Vec<f32>, &'s mut Vec<f32>) {
+        let Scratch {
+            acts, out, head, ..
+        } = scratch;
         match self {
             Self::Own => (acts.rows(1), out, head),
             Self::Shared(rows) => (*rows, out, head),

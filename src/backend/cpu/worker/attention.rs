@@ -20,7 +20,11 @@ impl Pass<'_> {
 
     /// Spans that the last position of this pass reaches.
     pub(super) fn n_spans(&self) -> usize {
-        self.rows.iter().map(|r| r.pos / KV_SPAN + 1).max().unwrap_or(0)
+        self.rows
+            .iter()
+            .map(|r| r.pos / KV_SPAN + 1)
+            .max()
+            .unwrap_or(0)
     }
 
     fn state_len(&self) -> usize {
@@ -55,7 +59,8 @@ impl Pass<'_> {
                 let from = unsafe { self.buffers.partials.read(at..at + len) };
                 self.kernels.merge(state, from);
             }
-            self.kernels.finish(state, &mut out[head * hd..(head + 1) * hd]);
+            self.kernels
+                .finish(state, &mut out[head * hd..(head + 1) * hd]);
         }
     }
 
@@ -92,7 +97,11 @@ impl Pass<'_> {
                 let all = attended(row);
                 let lo = all.start.max(first) - first;
                 let hi = all.end.min(first + KV_TILE).saturating_sub(first);
-                let range = if lo < hi { [lo as u8, hi as u8] } else { [0, 0] };
+                let range = if lo < hi {
+                    [lo as u8, hi as u8]
+                } else {
+                    [0, 0]
+                };
                 ranges[i * group..(i + 1) * group].fill(range);
             }
             let (page, _) = self.page(seq, first);
@@ -102,9 +111,14 @@ impl Pass<'_> {
                 unsafe { self.kv.bytes().read(at) }
             };
             let (keys, values) = (part(false), part(true));
-            let kv =
-                KvTile { kv_type: self.kv.shape().kv_type, head_dim: hd, keys, values };
-            self.kernels.attend_tile(&kv, q, ranges, config.attn_scale(), states);
+            let kv = KvTile {
+                kv_type: self.kv.shape().kv_type,
+                head_dim: hd,
+                keys,
+                values,
+            };
+            self.kernels
+                .attend_tile(&kv, q, ranges, config.attn_scale(), states);
         }
     }
 
@@ -165,7 +179,14 @@ impl Worker<'_> {
         let first = config.attended(layer, pass.rows[rows.start].pos).start / KV_SPAN;
         for span in first..pass.rows[rows.end - 1].pos / KV_SPAN + 1 {
             states.chunks_exact_mut(len).for_each(clear);
-            pass.attend_span(layer, kv_head, rows.clone(), span, &mut scratch.ranges, states);
+            pass.attend_span(
+                layer,
+                kv_head,
+                rows.clone(),
+                span,
+                &mut scratch.ranges,
+                states,
+            );
             for (into, from) in total.chunks_exact_mut(len).zip(states.chunks_exact(len)) {
                 pass.kernels.merge(into, from);
             }

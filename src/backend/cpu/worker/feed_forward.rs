@@ -13,8 +13,12 @@ impl Worker<'_> {
         let pass = self.pass;
         let n_rows = pass.rows.len();
         let weights = pass.weights.layer(layer);
-        let prepared =
-            self.prepare_norm(&weights.ffn_norm, n_rows, weights.gate_up.is_quantized(), |i| i)?;
+        let prepared = self.prepare_norm(
+            &weights.ffn_norm,
+            n_rows,
+            weights.gate_up.is_quantized(),
+            |i| i,
+        )?;
         let (rows, out, _) = prepared.rows(&mut self.scratch);
         let shared = &pass.buffers.acts_ffn;
         let ffn_dim = pass.weights.config().ffn_dim;
@@ -31,7 +35,8 @@ impl Worker<'_> {
             for row in 0..n_rows {
                 let (mut gate, mut up) = ([0.0; BLOCK], [0.0; BLOCK]);
                 for pair in 0..(last - first) / 2 {
-                    let lanes = |tile: usize| &out[(tile * n_rows + row) * TILE_ROWS..][..TILE_ROWS];
+                    let lanes =
+                        |tile: usize| &out[(tile * n_rows + row) * TILE_ROWS..][..TILE_ROWS];
                     let to = pair * TILE_ROWS..(pair + 1) * TILE_ROWS;
                     gate[to.clone()].copy_from_slice(lanes(2 * pair));
                     up[to].copy_from_slice(lanes(2 * pair + 1));
@@ -42,7 +47,8 @@ impl Worker<'_> {
                 pass.kernels.swiglu(&gate[..n], &up[..n], floats);
                 if quantize {
                     // SAFETY: as above; `floats` is not used any more.
-                    pass.kernels.quantize_row(unsafe { shared.row_mut(row, unit, 1) });
+                    pass.kernels
+                        .quantize_row(unsafe { shared.row_mut(row, unit, 1) });
                 }
             }
         }

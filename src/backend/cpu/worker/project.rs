@@ -22,7 +22,9 @@ impl Worker<'_> {
         let pass = self.pass;
         let (config, n_rows) = (pass.weights.config(), pass.rows.len());
         let weights = pass.weights.layer(layer);
-        let quantize = [&weights.q, &weights.k, &weights.v].iter().any(|p| p.matrix.is_quantized());
+        let quantize = [&weights.q, &weights.k, &weights.v]
+            .iter()
+            .any(|p| p.matrix.is_quantized());
         let prepared = self.prepare_norm(&weights.attn_norm, n_rows, quantize, |i| i)?;
         let (rows, out, head) = prepared.rows(&mut self.scratch);
         let (hd, n_heads, n_kv) = (config.head_dim, config.n_heads, config.n_kv_heads);
@@ -99,13 +101,18 @@ impl Worker<'_> {
         let n_spans = pass.n_spans();
         let shared = &pass.buffers.acts_q;
         let width = pass.weights.config().q_dim();
-        let prepared =
-            self.prepare(shared, n_rows, width, matrix.is_quantized(), |pass, scratch, row, out| {
+        let prepared = self.prepare(
+            shared,
+            n_rows,
+            width,
+            matrix.is_quantized(),
+            |pass, scratch, row, out| {
                 // Larger passes have their floats in place already.
                 if n_rows <= SPLIT_ROWS {
                     pass.merge_spans(scratch, n_spans, row, out);
                 }
-            })?;
+            },
+        )?;
         self.add_product(matrix, &prepared);
         Ok(())
     }
@@ -127,7 +134,9 @@ impl Worker<'_> {
                 let columns = tile * TILE_ROWS..dim.min((tile + 1) * TILE_ROWS);
                 // SAFETY: this thread owns the tile's columns of every row in this phase.
                 let x = unsafe {
-                    pass.buffers.x.write(row * dim + columns.start..row * dim + columns.end)
+                    pass.buffers
+                        .x
+                        .write(row * dim + columns.start..row * dim + columns.end)
                 };
                 for (x, y) in x.iter_mut().zip(lanes) {
                     *x += y;
