@@ -31,9 +31,9 @@ use crate::{
 
 mod digest;
 pub(crate) mod schedule;
-mod space;
+pub(crate) mod space;
 mod stages;
-mod texts;
+pub(crate) mod texts;
 mod tiles;
 
 pub use texts::TOKENIZER_CONFIG;
@@ -94,7 +94,13 @@ pub fn convert(
 
     let out_buffer = BufWriter::with_capacity(1 << 20, file);
     let result = write(
-        source, &plan, threads, out_buffer, metadata, sections, progress,
+        source,
+        &plan,
+        Limits::new(threads),
+        out_buffer,
+        metadata,
+        sections,
+        progress,
     )
     .and_then(|(buffer, stats)| {
         let mut file = buffer
@@ -133,20 +139,37 @@ fn threads(plan: &ConvertPlan, asked: Option<NonZeroUsize>) -> (usize, Option<No
     )
 }
 
+/// What a conversion may take of the machine. The bytes of the file do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Threads that quantise.
+    pub(crate) threads: usize,
+    /// Bytes of a chunk, raw or quantised.
+    pub(crate) chunk: usize,
+}
+
+impl Limits {
+    fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            chunk: (threads * CHUNK_PER_THREAD).min(MAX_CHUNK),
+        }
+    }
+}
+
 /// Writes the whole container to `out`.
-fn write<W: Write + Seek + Send>(
+pub(crate) fn write<W: Write + Seek + Send>(
     source: &dyn Source,
     plan: &ConvertPlan,
-    threads: usize,
+    limits: Limits,
     out: W,
     mut metadata: ModelMetadata,
     sections: &[Section<'_>],
     progress: &dyn Progress,
 ) -> Result<(W, Vec<TileStats>), ConvertError> {
-    let budget = (threads * CHUNK_PER_THREAD).min(MAX_CHUNK);
-    let chunks = schedule::schedule(&plan.inner.work, budget);
+    let chunks = schedule::schedule(&plan.inner.work, limits.chunk);
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        .num_threads(limits.threads)
         .thread_name(|i| format!("chaski-convert-{i}"))
         .build()
         .map_err(ConvertError::Threads)?;
