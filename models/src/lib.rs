@@ -4,6 +4,7 @@
 //! * [`tensors`]: roles, names, shapes and order of the tensors.
 //! * [`rope`]: the frequencies of the rotary embedding.
 //! * [`forward`]: the one forward pass, which backends implement phase by phase.
+//! * [`tokenizer`]: text to tokens and back.
 //! * [`metadata`]: what the JSON section of a container holds.
 //! * [`TokenId`]: a token's number.
 //!
@@ -21,6 +22,7 @@ pub mod tensors;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod token_id;
+pub mod tokenizer;
 
 pub use arch::ArchId;
 pub use config::{Config, ConfigError, RopeScaling};
