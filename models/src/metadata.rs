@@ -451,7 +451,7 @@ mod tests {
                 files: vec![SourceFile {
                     name: "model.safetensors".to_owned(),
                     bytes: 1000,
-                    xxh3: "0123456789abcdef".to_owned(),
+                    sha256: "0123456789abcdef".repeat(4),
                 }],
                 options: BTreeMap::from([("quant".to_owned(), "q4".to_owned())]),
                 notes: vec!["config field `x` is not known".to_owned()],
