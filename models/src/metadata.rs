@@ -510,9 +510,9 @@ mod tests {
             ),
             ("/tokenizer/bos", json!(320), "`tokenizer.bos`"),
             (
-                "/provenance/files/0/xxh3",
+                "/provenance/files/0/sha256",
                 json!("xyz"),
-                "`provenance.files.xxh3`",
+                "`provenance.files.sha256`",
             ),
             ("/recipe/types", json!({"attn_q": "q3"}), "`q3`"),
             ("/recipe/types", json!({"attn_x": "q4"}), "`attn_x`"),
