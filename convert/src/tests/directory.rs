@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -309,6 +310,35 @@ fn rows_are_read_and_decoded_by_number() {
                 matches!(err, SourceError::NotWholeRows { .. }),
                 "{dtype}: {err}"
             );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the header says: an error, or tensors that can all be read.
+    #[test]
+    fn a_damaged_header_never_leads_outside_the_file(
+        changes in prop::collection::vec((0usize..2000, any::<u8>()), 1..4),
+        cut in prop::option::of(0usize..60_000),
+    ) {
+        let dir = Checkpoint::new(Dtype::BF16, true).write();
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        for (at, to) in changes {
+            bytes[at] = to;
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        fs::write(&path, &bytes).unwrap();
+        if let Ok(source) = source::open(dir.path()) {
+            for (i, tensor) in source.tensors().iter().enumerate() {
+                let mut raw = Vec::new();
+                source.read_raw(i, 0..tensor.rows, &mut raw).unwrap();
+                prop_assert_eq!(raw.len() as u64, tensor.bytes);
+                let mut rows = vec![0.0; tensor.rows * tensor.cols];
+                source.decode(i, &raw, &mut rows).unwrap();
+            }
         }
     }
 }
