@@ -127,9 +127,16 @@ impl Quantizer {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<TileStats, QuantizeError> {
-        assert!((1..=TILE_ROWS).contains(&rows.len()), "{} rows in a tile", rows.len());
+        assert!(
+            (1..=TILE_ROWS).contains(&rows.len()),
+            "{} rows in a tile",
+            rows.len()
+        );
         let cols = rows[0].len();
-        assert!(rows.iter().all(|r| r.len() == cols), "rows of unequal length");
+        assert!(
+            rows.iter().all(|r| r.len() == cols),
+            "rows of unequal length"
+        );
         let tile_bytes = match TensorLayout::new(self.qtype, rows.len(), cols) {
             Ok(layout) => layout.tile_bytes(),
             Err(error) => panic!("{error}"),
@@ -155,14 +162,23 @@ impl Quantizer {
 /// Importance with mean 1 and at least a millionth; empty if all are zero.
 fn normalized(importance: &[f32], cols: usize) -> Result<Vec<f32>, QuantizeError> {
     assert_eq!(importance.len(), cols, "importance of columns");
-    if let Some(col) = importance.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
-        return Err(QuantizeError::Importance { col, value: importance[col] });
+    if let Some(col) = importance
+        .iter()
+        .position(|v| !(v.is_finite() && *v >= 0.0))
+    {
+        return Err(QuantizeError::Importance {
+            col,
+            value: importance[col],
+        });
     }
     let mean = importance.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64;
     if mean == 0.0 {
         return Ok(Vec::new());
     }
-    Ok(importance.iter().map(|v| ((f64::from(*v) / mean) as f32).max(1e-6)).collect())
+    Ok(importance
+        .iter()
+        .map(|v| ((f64::from(*v) / mean) as f32).max(1e-6))
+        .collect())
 }
 
 fn quantize<G: Grid>(
