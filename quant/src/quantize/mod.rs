@@ -39,6 +39,7 @@
 //!   below about 2^-126 become zero.
 //! * No decoded weight is infinite: the row scale is at most `f32::MAX / (largest value * largest
 //!   integer scale)`, which can clip rows with weights beyond 0.87 times `f32::MAX`.
+//! * Weights 2^126 times smaller than the largest of their row count as zero, in the statistics too.
 //! * Missing rows are zero bytes throughout: row scale, scale bytes and codes. Columns past the last
 //!   one are zero code bits (activations there are zero, so nothing reads them as a value); if a whole
 //!   half block of `Q4H` lies past it, its integer scale is 0 (the byte 0x80).
@@ -52,9 +53,6 @@ mod pack;
 mod panel;
 mod scales;
 mod trial;
-
-#[cfg(test)]
-mod tests;
 
 pub use error::{QuantizeError, TileStats};
 
