@@ -1,5 +1,5 @@
 //! Seeded numbers, the same on every platform.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part")]
 
 use chaski_quant::{QuantType, TensorLayout, quantize::Quantizer, quantize::TileStats};
 
