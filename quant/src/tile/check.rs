@@ -208,20 +208,21 @@ impl Block<'_> {
     fn scales(&self, scales: &[u8], first: usize, offset: usize) -> Result<(), TileError> {
         let codebook = matches!(self.qtype, QuantType::Q4 | QuantType::Q4H);
         for (row, byte) in scales.iter().enumerate() {
-            let (value, lowest) = match codebook {
-                true => (q4_scale(*byte).0, -64),
-                false => (*byte as i8, -128),
+            let (value, lowest) = if codebook {
+                (q4_scale(*byte).0, -64)
+            } else {
+                (*byte as i8, -128)
             };
+            if first >= self.n_cols && *byte != 0x80 {
+                return Err(TileError::Padding {
+                    offset: offset + row,
+                });
+            }
             if value == lowest {
                 return Err(TileError::BlockScale {
                     row,
                     col: self.first_col + first,
                     value,
-                });
-            }
-            if first >= self.n_cols && *byte != 0x80 {
-                return Err(TileError::Padding {
-                    offset: offset + row,
                 });
             }
         }
