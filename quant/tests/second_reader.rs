@@ -167,11 +167,14 @@ fn a_file_that_breaks_the_rules_is_refused() {
         let (ok, text) = script(&["list", &write(dir.path(), &file)]);
         assert!(!ok && text.contains(want), "{text}, expected {want}");
     }
-    let (ok, text) = script(&["list", &write(dir.path(), &file[..file.len() - 1])]);
+    let longer = [&file[..], &[0]].concat();
+    let (ok, text) = script(&["list", &write(dir.path(), &longer)]);
     assert!(
-        !ok && text.contains("length of the file is 68196, expected 68197"),
+        !ok && text.contains("length of the file is 68198, expected 68197"),
         "{text}"
     );
+    let (ok, _) = script(&["list", &write(dir.path(), &file[..file.len() - 1])]);
+    assert!(!ok);
     let (ok, text) = script(&["dequantize", &write(dir.path(), &file), "none"]);
     assert!(!ok && text.contains("a tensor none is False"), "{text}");
 }
