@@ -1,5 +1,5 @@
 //! Files that are written, read, verified, damaged and renewed.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

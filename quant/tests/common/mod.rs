@@ -116,8 +116,9 @@ fn put_float(qtype: QuantType, block: &mut [u8], i: usize, rng: &mut Rng) {
         QuantType::F16 => (16, 10),
         _ => (16, 7),
     };
-    let bits =
-        rng.u64() & (1 << mantissa) - 1 | exponent << mantissa | (rng.u64() & 1) << (width - 1);
+    let bits = (rng.u64() & ((1 << mantissa) - 1))
+        | (exponent << mantissa)
+        | ((rng.u64() & 1) << (width - 1));
     if width == 32 {
         LittleEndian::write_u32(&mut block[4 * i..], bits as u32);
     } else {
