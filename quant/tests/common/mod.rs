@@ -54,7 +54,8 @@ pub fn vector(name: &str, len: usize) -> TensorDecl {
     }
 }
 
-/// A valid tile: random codes and scales for its rows, zeros elsewhere.
+/// A valid tile: random codes and scales for its rows; missing rows are zero bytes, columns past the
+/// last one zero codes, and scales of no column the scale 0.
 pub fn random_tile(layout: &TensorLayout, index: usize, rng: &mut Rng) -> Vec<u8> {
     let (qtype, n_rows) = (layout.qtype(), layout.tile_rows(index).len());
     let mut bytes = vec![0; layout.tile_bytes()];
@@ -71,19 +72,19 @@ pub fn random_tile(layout: &TensorLayout, index: usize, rng: &mut Rng) -> Vec<u8
         .take(n_blocks)
         .enumerate()
     {
-        for row in 0..TILE_ROWS {
-            let real = row < n_rows;
-            for k in 0..BLOCK {
-                let real = real && b * BLOCK + k < layout.cols();
+        let n_cols = (layout.cols() - b * BLOCK).min(BLOCK);
+        for row in 0..n_rows {
+            for k in 0..n_cols {
                 if qtype.is_quantized() {
-                    tile::set_code(qtype, block, row, k, random_code(qtype, real, rng));
-                } else if real {
+                    tile::set_code(qtype, block, row, k, random_code(qtype, rng));
+                } else {
                     put_float(qtype, block, k * TILE_ROWS + row, rng);
                 }
             }
             for half in 0..tile::scales_per_block(qtype) {
-                let v = (rng.below(127) as i8 - 63) * i8::from(real);
-                let shift = real && rng.below(2) == 1;
+                let some = half * BLOCK / 2 < n_cols;
+                let v = (rng.below(127) as i8 - 63) * i8::from(some);
+                let shift = some && rng.below(2) == 1;
                 block[half * TILE_ROWS + row] = match qtype {
                     QuantType::Q4 | QuantType::Q4H => tile::q4_scale_byte(v, shift),
                     _ => (v * 2) as u8,
@@ -94,16 +95,12 @@ pub fn random_tile(layout: &TensorLayout, index: usize, rng: &mut Rng) -> Vec<u8
     bytes
 }
 
-fn random_code(qtype: QuantType, real: bool, rng: &mut Rng) -> u8 {
-    match (qtype, real) {
-        (QuantType::Q8, true) => (rng.below(255) as i16 - 127) as i8 as u8,
-        (QuantType::Q8, false) => 0,
-        (QuantType::Q5, true) => rng.below(32) as u8,
-        (QuantType::Q5, false) => 16,
-        (QuantType::Q6, true) => rng.below(64) as u8,
-        (QuantType::Q6, false) => 32,
-        (_, true) => rng.below(16) as u8,
-        (_, false) => 8,
+fn random_code(qtype: QuantType, rng: &mut Rng) -> u8 {
+    match qtype {
+        QuantType::Q8 => (rng.below(255) as i16 - 127) as i8 as u8,
+        QuantType::Q6 => rng.below(64) as u8,
+        QuantType::Q5 => rng.below(32) as u8,
+        _ => rng.below(16) as u8,
     }
 }
 
