@@ -2,6 +2,7 @@
 //!
 //! * [`TokenId`]: a token's number.
 
+pub mod chat;
 mod token_id;
 pub mod tokenizer;
 
