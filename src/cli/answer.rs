@@ -210,6 +210,7 @@ impl Talker {
             .collect();
         let options = RenderOptions {
             add_generation_prompt: true,
+            now: Some(now()),
             ..RenderOptions::default()
         };
         let text = template
