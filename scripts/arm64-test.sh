@@ -16,8 +16,8 @@ limit=${CHASKI_ARM64_LIMIT:-1200}
 cpus=("$@")
 [ $# -gt 0 ] || cpus=(cortex-a72 cortex-a76 max)
 
-numbers=(-p chaski-quant -p chaski-kernels-simd)
-all=("${numbers[@]}" -p chaski-models)
+numbers='chaski-quant chaski-kernels-simd'
+all="$numbers chaski-models"
 
 scripts/arm64-toolchain.sh "$toolchain"
 export RUSTC=$toolchain/bin/rustc
@@ -28,13 +28,29 @@ export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
 export PROPTEST_CASES=${PROPTEST_CASES:-24}
 unset RUSTFLAGS CHASKI_SIMD CHASKI_EXPECT_SIMD
 
+# Built once for all models. Each line: package, its folder, a test program. Documentation tests are
+# not among them: those run on the host only.
+# shellcheck disable=SC2046,SC2086  # lists of words
+tests=$(cargo test --no-run --target aarch64-unknown-linux-gnu --message-format json \
+  $(printf -- '-p %s ' $all) --lib --bins --tests | python3 -c '
+import json, os, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["profile"]["test"]:
+        manifest = message["manifest_path"]
+        name = next(l.split("\"")[1] for l in open(manifest) if l.startswith("name = "))
+        print(name, os.path.dirname(manifest), message["executable"])
+')
+
 for cpu in "${cpus[@]}"; do
-  packages=("${numbers[@]}")
-  [ "$cpu" != cortex-a72 ] || packages=("${all[@]}")
-  echo "== $cpu: ${packages[*]}"
-  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $cpu"
-  # --lib --bins --tests: documentation tests are not run for other targets than the host.
-  cargo test -q --no-run --target aarch64-unknown-linux-gnu "${packages[@]}" --lib --bins --tests
-  timeout --foreground "$limit" \
-    cargo test --target aarch64-unknown-linux-gnu "${packages[@]}" --lib --bins --tests
+  packages=$numbers
+  [ "$cpu" != cortex-a72 ] || packages=$all
+  echo "== $cpu: $packages"
+  end=$((SECONDS + limit))
+  while read -r package folder program; do
+    case " $packages " in *" $package "*) ;; *) continue ;; esac
+    echo "Running $package: $(basename "$program")"
+    (cd "$folder" && timeout --foreground $((end > SECONDS ? end - SECONDS : 1)) \
+      qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu "$cpu" "$program") </dev/null
+  done <<<"$tests"
 done

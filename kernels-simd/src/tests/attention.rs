@@ -3,7 +3,7 @@
 use chaski_quant::scalar::attention::{self, KV_TILE, KvTile, KvType};
 use proptest::prelude::*;
 
-use super::assert_same;
+use super::{assert_same, random_cases};
 use crate::{Kernels, testing::Rng};
 
 const KV_TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
@@ -269,7 +269,7 @@ fn what_is_not_finite_shows_in_the_output_of_who_attends_to_it_only() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(random_cases(128))]
 
     #[test]
     fn several_queries_give_the_oracles_bits(
