@@ -72,7 +72,10 @@ fn store(
     index: fn(usize, usize, usize) -> usize,
 ) {
     let n = x.len();
-    assert!(pos < KV_TILE && part.len() == kv_type.part_bytes(n), "position {pos} of a KV part");
+    assert!(
+        pos < KV_TILE && part.len() == kv_type.part_bytes(n),
+        "position {pos} of a KV part"
+    );
     match kv_type {
         KvType::F32 => {
             for (c, v) in x.iter().enumerate() {
@@ -88,9 +91,13 @@ fn store(
             }
         }
         KvType::Q8 => {
-            let amax = x.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let amax = super::largest_magnitude(x);
             let zero = amax < super::ACT_AMAX_MIN;
-            let (d, inverse) = if zero { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
+            let (d, inverse) = if zero {
+                (0.0, 0.0)
+            } else {
+                (amax / 127.0, 127.0 / amax)
+            };
             for (c, v) in x.iter().enumerate() {
                 part[index(n, pos, c)] = (v * inverse).round_ties_even() as i8 as u8;
             }
@@ -140,8 +147,9 @@ pub fn clear(state: &mut [f32]) {
 /// `state`; an empty range leaves it as it was.
 ///
 /// `score[j] = (fma over head_dim in order of q[c] * k[j][c], from zero) * scale`, `m` their
-/// largest, `p[j] = exp(score[j] - m)`, `l` the sum of `p` with position `j` in lane `j % 16` and
-/// the lanes by [`tree16`], `acc[c] = fma over positions in order of p[j] * v[j][c], from zero`.
+/// largest (plus `0.0`, so that its zero has one sign), `p[j] = exp(score[j] - m)`, `l` the sum of
+/// `p` with position `j` in lane `j % 16` and the lanes by [`tree16`],
+/// `acc[c] = fma over positions in order of p[j] * v[j][c], from zero`.
 ///
 /// * `q`: `[head_dim]`; `state`: `[head_dim + 2]`.
 pub fn attend_tile(
@@ -152,7 +160,10 @@ pub fn attend_tile(
     scale: f32,
     state: &mut [f32],
 ) {
-    assert!(hi <= KV_TILE && q.len() == kv.head_dim, "positions {lo}..{hi} of a tile");
+    assert!(
+        hi <= KV_TILE && q.len() == kv.head_dim,
+        "positions {lo}..{hi} of a tile"
+    );
     assert_eq!(state.len(), kv.head_dim + 2, "state");
     if lo >= hi {
         return;
@@ -167,19 +178,65 @@ pub fn attend_tile(
         score[j] = dot * scale;
         m = if score[j] > m { score[j] } else { m };
     }
+    m += 0.0;
+    let mut p = [0.0_f32; KV_TILE];
     let mut lanes = [0.0_f32; 16];
-    let mut from = vec![0.0_f32; state.len()];
     for j in lo..hi {
-        let p = exp(score[j] - m);
-        lanes[j % 16] += p;
-        for (c, acc) in from[..kv.head_dim].iter_mut().enumerate() {
-            let v = load(kv.kv_type, kv.values, kv.head_dim, j, c, value_index);
-            *acc = p.mul_add(v, *acc);
+        p[j] = exp(score[j] - m);
+        lanes[j % 16] += p[j];
+    }
+    let weights = MergeWeights::new(state, m, tree16(lanes));
+    for c in 0..kv.head_dim {
+        let mut acc = 0.0_f32;
+        for j in lo..hi {
+            acc = p[j].mul_add(
+                load(kv.kv_type, kv.values, kv.head_dim, j, c, value_index),
+                acc,
+            );
+        }
+        state[c] = weights.merge(state[c], acc);
+    }
+    weights.finish(state);
+}
+
+/// How a later state's sums enter an earlier one's.
+struct MergeWeights {
+    /// `exp(m_into - m)`, or nothing where the earlier state is empty.
+    a: Option<f32>,
+    b: f32,
+    m: f32,
+    l: f32,
+}
+
+impl MergeWeights {
+    fn new(into: &[f32], m_from: f32, l_from: f32) -> Self {
+        let (m_into, l_into) = (into[into.len() - 2], into[into.len() - 1]);
+        if l_into == 0.0 {
+            return Self {
+                a: None,
+                b: 1.0,
+                m: m_from,
+                l: l_from,
+            };
+        }
+        let m = if m_from > m_into { m_from } else { m_into };
+        let (a, b) = (exp(m_into - m), exp(m_from - m));
+        Self {
+            a: Some(a),
+            b,
+            m,
+            l: l_from.mul_add(b, l_into * a),
         }
     }
-    from[kv.head_dim] = m;
-    from[kv.head_dim + 1] = tree16(lanes);
-    merge(state, &from);
+
+    fn merge(&self, into: f32, from: f32) -> f32 {
+        self.a.map_or(from, |a| from.mul_add(self.b, into * a))
+    }
+
+    fn finish(&self, into: &mut [f32]) {
+        let n = into.len() - 2;
+        (into[n], into[n + 1]) = (self.m, self.l);
+    }
 }
 
 /// Merges the state `from`, of later positions, into `into`, of earlier ones.
@@ -192,16 +249,11 @@ pub fn merge(into: &mut [f32], from: &[f32]) {
     if from[n + 1] == 0.0 {
         return;
     }
-    if into[n + 1] == 0.0 {
-        into.copy_from_slice(from);
-        return;
+    let weights = MergeWeights::new(into, from[n], from[n + 1]);
+    for c in 0..n {
+        into[c] = weights.merge(into[c], from[c]);
     }
-    let m = if from[n] > into[n] { from[n] } else { into[n] };
-    let (a, b) = (exp(into[n] - m), exp(from[n] - m));
-    for i in (0..n).chain([n + 1]) {
-        into[i] = from[i].mul_add(b, into[i] * a);
-    }
-    into[n] = m;
+    weights.finish(into);
 }
 
 /// The attention output of a state: `acc / l`. `out`: `[head_dim]`.
@@ -211,8 +263,129 @@ pub fn merge(into: &mut [f32], from: &[f32]) {
 /// If the state is empty: every query attends at least to its own position.
 pub fn finish(state: &[f32], out: &mut [f32]) {
     let n = out.len();
-    assert!(state.len() == n + 2 && state[n + 1] > 0.0, "empty attention state");
+    assert!(
+        state.len() == n + 2 && state[n + 1] != 0.0,
+        "empty attention state"
+    );
     for (out, acc) in out.iter_mut().zip(state) {
         *out = acc / state[n + 1];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD_DIM: usize = 20;
+
+    fn wave(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// Keys and values of 64 positions, stored.
+    fn parts(kv_type: KvType, keys: &[f32], values: &[f32]) -> [Vec<u8>; 2] {
+        let mut parts = [(); 2].map(|()| vec![0xff; kv_type.part_bytes(HEAD_DIM)]);
+        for pos in 0..KV_TILE {
+            store_key(
+                kv_type,
+                &mut parts[0],
+                pos,
+                &keys[pos * HEAD_DIM..][..HEAD_DIM],
+            );
+            store_value(
+                kv_type,
+                &mut parts[1],
+                pos,
+                &values[pos * HEAD_DIM..][..HEAD_DIM],
+            );
+        }
+        parts
+    }
+
+    #[test]
+    fn two_tiles_give_the_softmax_average_of_their_values() {
+        let (keys, values) = (wave(128 * HEAD_DIM, 0.37), wave(128 * HEAD_DIM, 0.11));
+        let q = wave(HEAD_DIM, 1.3);
+        let range = 5..101;
+        let (mut sum, mut want) = (0.0_f64, [0.0_f64; HEAD_DIM]);
+        for j in range.clone() {
+            let row = |x: &[f32], c: usize| f64::from(x[j * HEAD_DIM + c]);
+            let dot: f64 = (0..HEAD_DIM).map(|c| f64::from(q[c]) * row(&keys, c)).sum();
+            let p = (dot * 0.25).exp();
+            sum += p;
+            (0..HEAD_DIM).for_each(|c| want[c] += p * row(&values, c));
+        }
+        for (kv_type, bound) in [(KvType::F32, 2e-6), (KvType::F16, 2e-3), (KvType::Q8, 2e-2)] {
+            let mut state = vec![f32::NAN; HEAD_DIM + 2];
+            clear(&mut state);
+            for tile in 0..2 {
+                let of = |x: &[f32]| x[tile * KV_TILE * HEAD_DIM..][..KV_TILE * HEAD_DIM].to_vec();
+                let [k, v] = parts(kv_type, &of(&keys), &of(&values));
+                let kv = KvTile {
+                    kv_type,
+                    head_dim: HEAD_DIM,
+                    keys: &k,
+                    values: &v,
+                };
+                let first = tile * KV_TILE;
+                let (lo, hi) = (
+                    range.start.max(first) - first,
+                    (range.end - first).min(KV_TILE),
+                );
+                attend_tile(&kv, &q, lo, hi, 0.25, &mut state);
+                attend_tile(&kv, &q, 7, 7, 0.25, &mut state);
+            }
+            let mut out = [0.0; HEAD_DIM];
+            finish(&state, &mut out);
+            for c in 0..HEAD_DIM {
+                let want = want[c] / sum;
+                assert!(
+                    (f64::from(out[c]) - want).abs() <= bound,
+                    "{kv_type:?}: channel {c} is {}, want {want}",
+                    out[c]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_nan_makes_the_output_nan() {
+        let ones = vec![1.0; KV_TILE * HEAD_DIM];
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
+            let mut keys = ones.clone();
+            keys[9 * HEAD_DIM] = f32::NAN;
+            let [k, v] = parts(kv_type, &keys, &ones);
+            let kv = KvTile {
+                kv_type,
+                head_dim: HEAD_DIM,
+                keys: &k,
+                values: &v,
+            };
+            let mut out = [0.0; HEAD_DIM];
+            for (hi, broken) in [(9, false), (10, true)] {
+                let mut state = vec![0.0; HEAD_DIM + 2];
+                clear(&mut state);
+                attend_tile(&kv, &ones[..HEAD_DIM], 0, hi, 1.0, &mut state);
+                finish(&state, &mut out);
+                assert_eq!(
+                    out.iter().all(|x| x.is_nan()),
+                    broken,
+                    "{kv_type:?} up to {hi}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn merging_with_an_empty_state_keeps_the_other() {
+        let full = [1.0, -0.0, 3.0, 0.5, 2.0];
+        let mut empty = [9.0; 5];
+        clear(&mut empty);
+        let (mut a, mut b) = (full, empty);
+        merge(&mut a, &empty);
+        merge(&mut b, &full);
+        for state in [a, b] {
+            assert_eq!(state.map(f32::to_bits), full.map(f32::to_bits));
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! The exponential and the order of sums.
 
-/// `e^x`, for every finite `x` clamped to -87..=88 first.
+/// `e^x`, for every `x` clamped to -87..=88 first; NaN stays NaN.
 ///
 /// With `n = round_ties_even(x * log2 e)` and `r = x - n ln 2` (two fused steps), a polynomial of
 /// degree 6 in `r` (the coefficients of Cephes' `expf`), scaled by `2^n` through the exponent bits.
 /// Relative error below 1.2e-7.
 pub fn exp(x: f32) -> f32 {
-    // Not `clamp` or `max`: a comparison gives the same bits on every instruction set.
-    let x = if x > -87.0 { x } else { -87.0 };
-    let x = if x < 88.0 { x } else { 88.0 };
+    // Not `clamp` or `max`: a comparison gives the same bits on every instruction set. NaN passes
+    // both, so that a broken score cannot come out as a small probability.
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
@@ -56,6 +57,7 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(-1e30), exp(-87.0));
         assert_eq!(exp(1e30), exp(88.0));
+        assert!(exp(f32::NAN).is_nan());
         assert!(exp(88.0).is_finite() && exp(-87.0).is_normal());
     }
 }

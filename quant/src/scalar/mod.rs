@@ -10,7 +10,7 @@ mod elementwise;
 mod math;
 mod matmul;
 
-pub use acts::{ACT_AMAX_MIN, quantize_block, quantize_row};
+pub use acts::{ACT_AMAX_MIN, largest_magnitude, quantize_block, quantize_row};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use math::{exp, sum16, tree16};
 pub use matmul::{dequantize_row, dequantize_tile, float_weight, matmul, row_dot};
