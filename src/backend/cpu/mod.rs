@@ -1,0 +1,5 @@
+//! The CPU backend.
+
+pub(crate) mod shared;
+mod signal;
+pub mod team;

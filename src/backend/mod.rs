@@ -1,0 +1,3 @@
+//! Machines that run the phases.
+
+pub mod cpu;
