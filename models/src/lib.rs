@@ -2,17 +2,22 @@
 //!
 //! * [`Config`]: the hyperparameters; [`arch`]: the architectures, as data.
 //! * [`tensors`]: roles, names, shapes and order of the tensors.
+//! * [`rope`]: the frequencies of the rotary embedding.
+//! * [`forward`]: the one forward pass, which backends implement phase by phase.
 //! * [`metadata`]: what the JSON section of a container holds.
 //! * [`TokenId`]: a token's number.
 
 pub mod arch;
 pub mod config;
+pub mod forward;
 pub mod metadata;
+pub mod rope;
 pub mod tensors;
 mod token_id;
 
 pub use arch::ArchId;
 pub use config::{Config, ConfigError, RopeScaling};
+pub use forward::{Backend, BackendError, Phases, Row, walk};
 pub use metadata::ModelMetadata;
 pub use tensors::{Role, TensorSpec, tensor_table};
 pub use token_id::TokenId;
