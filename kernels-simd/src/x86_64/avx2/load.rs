@@ -1,0 +1,109 @@
+//! Vectors in and out of slices: the only `unsafe` of this level. Each function cuts the slice
+//! first, which checks the length; the compiler drops the check where it knows the length.
+
+use std::arch::x86_64::{
+    __m128i, __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+};
+
+/// 32 bytes from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_u8x32(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: `bytes` is 32 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// 16 bytes from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_u8x16(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: `bytes` is 16 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// 8 bytes from `bytes[at]`, in the low half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_u8x8(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 8];
+    // SAFETY: `bytes` is 8 readable bytes; the load reads 8 and has no alignment requirement.
+    unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }
+}
+
+/// 8 little-endian floats from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_f32x8_le(bytes: &[u8], at: usize) -> __m256 {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: `bytes` is 32 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm256_loadu_ps(bytes.as_ptr().cast()) }
+}
+
+/// 8 floats from `x[at]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_f32x8(x: &[f32], at: usize) -> __m256 {
+    let x = &x[at..at + 8];
+    // SAFETY: `x` is 8 readable floats, and the load has no alignment requirement.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+/// `x[at..at + 8] = v`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_f32x8(x: &mut [f32], at: usize, v: __m256) {
+    let x = &mut x[at..at + 8];
+    // SAFETY: `x` is 8 writable floats, and the store has no alignment requirement.
+    unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
+}
+
+/// All 32 bytes of `bytes`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_i8x32(bytes: &mut [i8; 32], v: __m256i) {
+    // SAFETY: `bytes` is 32 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), v) }
+}
+
+/// The 8 lanes of `v`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn to_i32x8(v: __m256i) -> [i32; 8] {
+    let mut out = [0; 8];
+    // SAFETY: `out` is 32 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) }
+    out
+}
+
+/// `bytes[at..at + 16] = v`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_u8x16(bytes: &mut [u8], at: usize, v: __m128i) {
+    let bytes = &mut bytes[at..at + 16];
+    // SAFETY: `bytes` is 16 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), v) }
+}
+
+/// Codes `4 g .. 4 g + 4` in every lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m256i {
+    let four = [
+        codes[4 * g],
+        codes[4 * g + 1],
+        codes[4 * g + 2],
+        codes[4 * g + 3],
+    ];
+    _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)))
+}
+
+/// A pair of 16-bit numbers in every lane, the first one low.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn broadcast_pair(pair: [i16; 2]) -> __m256i {
+    let low = i32::from(pair[0].cast_unsigned());
+    _mm256_set1_epi32(i32::from(pair[1]) << 16 | low)
+}
