@@ -116,14 +116,7 @@ impl<'a> ActRows<'a> {
         assert_eq!(codes.len(), k, "activation codes");
         assert_eq!(scales.len(), n, "activation scales");
         assert_eq!(sums.len(), n, "activation sums");
-        Self {
-            n_rows,
-            n_blocks,
-            floats,
-            codes,
-            scales,
-            sums,
-        }
+        Self { n_rows, n_blocks, floats, codes, scales, sums }
     }
 
     /// Number of rows.

@@ -53,16 +53,10 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dim { rows, cols } => {
-                write!(
-                    f,
-                    "a matrix of {rows} x {cols}: each dimension must be in 1..={MAX_DIM}"
-                )
+                write!(f, "a matrix of {rows} x {cols}: each dimension must be in 1..={MAX_DIM}")
             }
             Self::RowGroup { rows, row_group } => {
-                write!(
-                    f,
-                    "{rows} rows are no whole number of groups of {row_group} rows"
-                )
+                write!(f, "{rows} rows are no whole number of groups of {row_group} rows")
             }
         }
     }
@@ -89,12 +83,7 @@ impl TensorLayout {
         if row_group == 0 || !rows.is_multiple_of(row_group) {
             return Err(LayoutError::RowGroup { rows, row_group });
         }
-        Ok(Self {
-            qtype,
-            rows,
-            cols,
-            row_group,
-        })
+        Ok(Self { qtype, rows, cols, row_group })
     }
 
     /// The element type.
@@ -164,10 +153,7 @@ impl TensorLayout {
     /// The tile and the lane that hold matrix row `row`.
     pub const fn tile_and_lane(&self, row: usize) -> (usize, usize) {
         let (group, within) = (row / self.row_group, row % self.row_group);
-        (
-            group * self.tiles_per_group() + within / TILE_ROWS,
-            within % TILE_ROWS,
-        )
+        (group * self.tiles_per_group() + within / TILE_ROWS, within % TILE_ROWS)
     }
 }
 
@@ -193,10 +179,7 @@ impl<'a> TileRun<'a> {
     /// If `bytes` is too short for them or `stride` is smaller than a tile.
     pub fn new(layout: &TensorLayout, bytes: &'a [u8], n_tiles: usize, stride: usize) -> Self {
         let tile_bytes = layout.tile_bytes();
-        assert!(
-            stride >= tile_bytes,
-            "tiles overlap: stride {stride}, tile {tile_bytes}"
-        );
+        assert!(stride >= tile_bytes, "tiles overlap: stride {stride}, tile {tile_bytes}");
         assert!(
             n_tiles == 0 || (n_tiles - 1) * stride + tile_bytes <= bytes.len(),
             "{n_tiles} tiles of {tile_bytes} bytes, {stride} apart, leave {} bytes",
@@ -239,16 +222,9 @@ impl<'a> TileRun<'a> {
     ///
     /// If the range leaves the run.
     pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= self.n_tiles,
-            "{range:?} of a tile run"
-        );
+        assert!(range.start <= range.end && range.end <= self.n_tiles, "{range:?} of a tile run");
         let start = (range.start * self.stride).min(self.bytes.len());
-        Self {
-            bytes: &self.bytes[start..],
-            n_tiles: range.len(),
-            ..*self
-        }
+        Self { bytes: &self.bytes[start..], n_tiles: range.len(), ..*self }
     }
 }
 
@@ -267,10 +243,7 @@ mod tests {
                     assert_eq!(l.tile_and_lane(row), (t, lane));
                 }
             }
-            assert!(
-                seen.iter().all(|&n| n == 1),
-                "{rows} rows in groups of {group}"
-            );
+            assert!(seen.iter().all(|&n| n == 1), "{rows} rows in groups of {group}");
         }
     }
 

@@ -16,9 +16,8 @@ use crate::{BLOCK, QuantType, TILE_ROWS};
 
 /// The values that Q4's codes stand for, before the shift. Six bits: products with 8-bit
 /// activations then add up in pairs within 16 bits on CPUs without a dot-product instruction.
-pub const Q4_CODEBOOK: [i8; 16] = [
-    -32, -26, -21, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28,
-];
+pub const Q4_CODEBOOK: [i8; 16] =
+    [-32, -26, -21, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28];
 
 /// The scale byte of Q4 and Q4H for block scale `v` in -63..=63.
 ///

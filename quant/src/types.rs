@@ -32,16 +32,8 @@ pub enum QuantType {
 
 impl QuantType {
     /// Every type, in the order of their ids.
-    pub const ALL: [Self; 8] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Q4,
-        Self::Q4H,
-        Self::Q5,
-        Self::Q6,
-        Self::Q8,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::F32, Self::F16, Self::BF16, Self::Q4, Self::Q4H, Self::Q5, Self::Q6, Self::Q8];
 
     /// The number that stands for the type in a file.
     pub const fn id(self) -> u8 {
@@ -87,11 +79,7 @@ impl QuantType {
 
     /// Bytes of the row scales at the start of a tile: 64 for quantised types, else 0.
     pub const fn tile_header_bytes(self) -> usize {
-        if self.is_quantized() {
-            TILE_ROWS * 4
-        } else {
-            0
-        }
+        if self.is_quantized() { TILE_ROWS * 4 } else { 0 }
     }
 
     /// Stored bits of one weight, block scales included, row scales not.
@@ -147,12 +135,7 @@ mod tests {
             assert_eq!(t.name().to_uppercase().parse(), Ok(t));
         }
         assert_eq!(QuantType::from_id(8), None);
-        assert!(
-            "q3".parse::<QuantType>()
-                .unwrap_err()
-                .to_string()
-                .contains("`q3`")
-        );
+        assert!("q3".parse::<QuantType>().unwrap_err().to_string().contains("`q3`"));
     }
 
     #[test]

@@ -28,10 +28,7 @@ pub fn quantize_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, [i16; 2]) {
 /// If the parts of `row` do not fit together.
 pub fn quantize_row(row: &mut ActRowMut<'_>) {
     let (blocks, rest) = row.floats.as_chunks::<BLOCK>();
-    assert!(
-        rest.is_empty() && blocks.len() == row.scales.len(),
-        "whole blocks"
-    );
+    assert!(rest.is_empty() && blocks.len() == row.scales.len(), "whole blocks");
     let (codes, _) = row.codes.as_chunks_mut::<BLOCK>();
     for (b, x) in blocks.iter().enumerate() {
         (codes[b], row.scales[b], row.sums[b]) = quantize_block(x);

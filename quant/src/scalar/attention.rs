@@ -72,10 +72,7 @@ fn store(
     index: fn(usize, usize, usize) -> usize,
 ) {
     let n = x.len();
-    assert!(
-        pos < KV_TILE && part.len() == kv_type.part_bytes(n),
-        "position {pos} of a KV part"
-    );
+    assert!(pos < KV_TILE && part.len() == kv_type.part_bytes(n), "position {pos} of a KV part");
     match kv_type {
         KvType::F32 => {
             for (c, v) in x.iter().enumerate() {
@@ -93,11 +90,7 @@ fn store(
         KvType::Q8 => {
             let amax = x.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
             let zero = amax < super::ACT_AMAX_MIN;
-            let (d, inverse) = if zero {
-                (0.0, 0.0)
-            } else {
-                (amax / 127.0, 127.0 / amax)
-            };
+            let (d, inverse) = if zero { (0.0, 0.0) } else { (amax / 127.0, 127.0 / amax) };
             for (c, v) in x.iter().enumerate() {
                 part[index(n, pos, c)] = (v * inverse).round_ties_even() as i8 as u8;
             }
@@ -159,10 +152,7 @@ pub fn attend_tile(
     scale: f32,
     state: &mut [f32],
 ) {
-    assert!(
-        hi <= KV_TILE && q.len() == kv.head_dim,
-        "positions {lo}..{hi} of a tile"
-    );
+    assert!(hi <= KV_TILE && q.len() == kv.head_dim, "positions {lo}..{hi} of a tile");
     assert_eq!(state.len(), kv.head_dim + 2, "state");
     if lo >= hi {
         return;
@@ -221,10 +211,7 @@ pub fn merge(into: &mut [f32], from: &[f32]) {
 /// If the state is empty: every query attends at least to its own position.
 pub fn finish(state: &[f32], out: &mut [f32]) {
     let n = out.len();
-    assert!(
-        state.len() == n + 2 && state[n + 1] > 0.0,
-        "empty attention state"
-    );
+    assert!(state.len() == n + 2 && state[n + 1] > 0.0, "empty attention state");
     for (out, acc) in out.iter_mut().zip(state) {
         *out = acc / state[n + 1];
     }

@@ -9,10 +9,7 @@ use super::math::{exp, tree16};
 ///
 /// * `x`, `weight`, `out`: `[n]`.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(
-        x.len() == weight.len() && x.len() == out.len(),
-        "lengths differ"
-    );
+    assert!(x.len() == weight.len() && x.len() == out.len(), "lengths differ");
     let mut lanes = [0.0_f32; 16];
     for (i, v) in x.iter().enumerate() {
         lanes[i % 16] = v.mul_add(*v, lanes[i % 16]);
@@ -40,10 +37,7 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
 
 /// `out = (gate / (1 + exp(-gate))) * up`.
 pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(
-        gate.len() == up.len() && gate.len() == out.len(),
-        "lengths differ"
-    );
+    assert!(gate.len() == up.len() && gate.len() == out.len(), "lengths differ");
     for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
         *out = (g / (1.0 + exp(-g))) * u;
     }

@@ -21,10 +21,7 @@ pub fn float_weight(qtype: QuantType, block: &[u8], row: usize, k: usize) -> f32
 }
 
 fn blocks(qtype: QuantType, tile: &[u8], n: usize) -> impl Iterator<Item = (usize, &[u8])> {
-    tile[qtype.tile_header_bytes()..]
-        .chunks_exact(qtype.tile_block_bytes())
-        .take(n)
-        .enumerate()
+    tile[qtype.tile_header_bytes()..].chunks_exact(qtype.tile_block_bytes()).take(n).enumerate()
 }
 
 /// One output: row `row` (0..16) of a tile times row `t` of the activations.
@@ -44,10 +41,7 @@ pub fn row_dot(qtype: QuantType, tile: &[u8], row: usize, x: &ActRows<'_>, t: us
         return acc;
     }
     for (b, block) in blocks(qtype, tile, x.n_blocks()) {
-        let (w, bs) = (
-            tile::values(qtype, block, row),
-            tile::scales(qtype, block, row),
-        );
+        let (w, bs) = (tile::values(qtype, block, row), tile::scales(qtype, block, row));
         let (q, d) = (&x.codes(t)[b * BLOCK..][..BLOCK], x.scales(t)[b]);
         let isum = |half: std::ops::Range<usize>| -> i32 {
             half.map(|k| i32::from(w[k]) * i32::from(q[k])).sum()
@@ -70,11 +64,7 @@ pub fn row_dot(qtype: QuantType, tile: &[u8], row: usize, x: &ActRows<'_>, t: us
 ///
 /// If `out` has another length or the block counts differ.
 pub fn matmul(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
-    assert_eq!(
-        w.n_blocks(),
-        x.n_blocks(),
-        "blocks of weights and activations"
-    );
+    assert_eq!(w.n_blocks(), x.n_blocks(), "blocks of weights and activations");
     assert_eq!(out.len(), w.n_tiles() * x.n_rows() * TILE_ROWS, "outputs");
     for (i, out) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
         let (tile, t) = (i / x.n_rows(), i % x.n_rows());
@@ -90,18 +80,12 @@ pub fn matmul(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
 pub fn dequantize_row(layout: &TensorLayout, tile: &[u8], row: usize, out: &mut [f32]) {
     assert_eq!(out.len(), layout.cols(), "columns");
     let qtype = layout.qtype();
-    let row_scale = if qtype.is_quantized() {
-        LittleEndian::read_f32(&tile[4 * row..])
-    } else {
-        1.0
-    };
+    let row_scale =
+        if qtype.is_quantized() { LittleEndian::read_f32(&tile[4 * row..]) } else { 1.0 };
     for (b, block) in blocks(qtype, tile, layout.n_blocks()) {
         let out = &mut out[b * BLOCK..];
         if qtype.is_quantized() {
-            let (w, bs) = (
-                tile::values(qtype, block, row),
-                tile::scales(qtype, block, row),
-            );
+            let (w, bs) = (tile::values(qtype, block, row), tile::scales(qtype, block, row));
             for (k, out) in out.iter_mut().take(BLOCK).enumerate() {
                 *out = (i32::from(w[k]) * i32::from(bs[k / 16])) as f32 * row_scale;
             }
