@@ -11,6 +11,11 @@
 //! A row is one output feature, `cols` (often called k) contiguous weights. A block is 32 weights of
 //! one row. A tile is 16 rows by all of k; see [`TensorLayout`] for the bytes.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "chaski needs a 64-bit target: a model file is mapped as a whole, and its lengths are 64 bits"
+);
+
 pub mod acts;
 pub mod container;
 pub mod layout;
