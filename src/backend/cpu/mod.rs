@@ -1,5 +1,6 @@
 //! The CPU backend.
 
+mod schedule;
 pub(crate) mod shared;
 mod signal;
 pub mod team;
