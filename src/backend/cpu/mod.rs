@@ -1,5 +1,6 @@
 //! The CPU backend.
 
+pub mod kv;
 mod schedule;
 pub(crate) mod shared;
 mod signal;
