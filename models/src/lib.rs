@@ -6,13 +6,20 @@
 //! * [`forward`]: the one forward pass, which backends implement phase by phase.
 //! * [`metadata`]: what the JSON section of a container holds.
 //! * [`TokenId`]: a token's number.
+//!
+//! With the feature `testing`: `testing`, seeded tiny models, and `reference`, the oracle of a whole
+//! model.
 
 pub mod arch;
 pub mod config;
 pub mod forward;
 pub mod metadata;
+#[cfg(any(test, feature = "testing"))]
+pub mod reference;
 pub mod rope;
 pub mod tensors;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod token_id;
 
 pub use arch::ArchId;

@@ -104,8 +104,8 @@ pub struct SourceFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// Its XXH3-64, 16 hexadecimal digits.
-    pub xxh3: String,
+    /// Its SHA-256, 64 hexadecimal digits; model hubs show the same.
+    pub sha256: String,
 }
 
 /// The recipe that was followed.
@@ -334,12 +334,12 @@ impl ModelMetadata {
         )?;
         for file in &self.provenance.files {
             let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-            if file.xxh3.len() != 16 || !file.xxh3.bytes().all(hex) {
-                let got: String = file.xxh3.chars().take(40).collect();
+            if file.sha256.len() != 64 || !file.sha256.bytes().all(hex) {
+                let got: String = file.sha256.chars().take(80).collect();
                 let got = format_args!("\"{}\"", got.escape_debug());
                 return Err(field_error(
-                    "provenance.files.xxh3",
-                    "16 hexadecimal digits",
+                    "provenance.files.sha256",
+                    "64 hexadecimal digits",
                     got,
                 ));
             }

@@ -49,6 +49,16 @@ impl Acts {
         max_rows * n_blocks * (BLOCK * 5 + 8)
     }
 
+    /// Makes the rows `n_blocks` blocks long, within what was allocated; their content is undefined.
+    ///
+    /// # Panics
+    ///
+    /// If not even one such row was allocated.
+    pub fn set_blocks(&mut self, n_blocks: usize) {
+        assert!(n_blocks <= self.scales.len(), "{n_blocks} blocks of {}", self.scales.len());
+        self.n_blocks = n_blocks;
+    }
+
     /// The float form of row `row`, all `n_blocks * 32` columns, to be filled in.
     pub fn floats_mut(&mut self, row: usize) -> &mut [f32] {
         let k = self.n_blocks * BLOCK;

@@ -1,3 +1,3 @@
-//! Machines that run the phases.
+//! The machines that a pass can run on.
 
 pub mod cpu;

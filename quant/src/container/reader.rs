@@ -98,6 +98,22 @@ impl Container {
         }
     }
 
+    /// The bytes of tensor `index` and of the next one, whose tiles alternate with its own: tile 0 of
+    /// the one, tile 0 of the other, ...; without gaps.
+    ///
+    /// # Panics
+    ///
+    /// If tensor `index` is not the first of such a pair.
+    pub fn pair_bytes(&self, index: usize) -> &[u8] {
+        let [first, second] = [index, index + 1].map(|i| self.index.tensor_range(i));
+        let tensors = &self.index.tensors;
+        let tile = tensors[index].kind.unit_bytes() as u64;
+        let alternate = tensors[index].tile_stride == 2 * tile
+            && tensors[index + 1].offset == tensors[index].offset + tile;
+        assert!(alternate, "tensor {index} does not alternate with the next");
+        &self.bytes()[first.start..second.end]
+    }
+
     /// The metadata: a JSON object.
     pub fn metadata(&self) -> &str {
         &self.index.metadata

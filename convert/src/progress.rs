@@ -1,0 +1,54 @@
+//! How a conversion tells where it is, and how it is stopped.
+
+use std::ops::ControlFlow;
+
+use crate::note::Note;
+
+/// What a conversion tells, in this order: notes, `Start`, `Advance` many times, `Finish` at least once.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A decision that the user should know about.
+    Note(&'a Note),
+    /// The tensors begin.
+    Start {
+        /// Bytes of the source's tensors.
+        source_bytes: u64,
+        /// Number of tensors.
+        tensors: usize,
+    },
+    /// Part of the tensors is done.
+    Advance {
+        /// Bytes of the source that are done so far.
+        source_bytes: u64,
+        /// The file's name of the tensor that was last worked on.
+        tensor: &'a str,
+    },
+    /// The tensors are done; digests, metadata and the disk are waited for.
+    Finish,
+}
+
+/// Hears of a conversion's progress, and may stop it.
+///
+/// Called from the thread that called [`convert`](crate::convert). [`ControlFlow::Break`] ends the conversion soon:
+/// it returns [`ConvertError::Cancelled`](crate::ConvertError::Cancelled) and leaves no file behind.
+pub trait Progress {
+    /// Something happened.
+    fn event(&self, event: Event<'_>) -> ControlFlow<()>;
+}
+
+/// Hears nothing and never stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn event(&self, _event: Event<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+impl<F: Fn(Event<'_>) -> ControlFlow<()>> Progress for F {
+    fn event(&self, event: Event<'_>) -> ControlFlow<()> {
+        self(event)
+    }
+}

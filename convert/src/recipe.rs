@@ -1,0 +1,239 @@
+//! Which role gets which quant type.
+//!
+//! A recipe is data with a name and a version; the same name and version stand for the same types for ever, so a
+//! change here is a new version. Vectors (norms and biases) are `f32` in all of them.
+//!
+//! | recipe | attention and feed-forward | embeddings, output | bits per weight, 1B |
+//! |---|---|---|---|
+//! | `q4` | Q4 | Q6 | 4.7 |
+//! | `q4h` | Q4H | Q6 | 4.9 |
+//! | `q5` | Q5 | Q6 | 5.5 |
+//! | `q6`, `q8`, `f16`, `bf16`, `f32` | that type | that type | 6.3, 8.3, 16, 16, 32 |
+//!
+//! The output matrix decides between the best tokens, and in small models it is the embedding matrix too: 6 bits
+//! there cost a 1B model 66 MB more than 4 would.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    str::FromStr,
+};
+
+use chaski_models::tensors::{Role, UnknownRole};
+use chaski_quant::{QuantType, UnknownQuantType};
+use serde::Serialize;
+
+/// A quant type for each role that is a matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    name: &'static str,
+    version: u32,
+    types: BTreeMap<Role, QuantType>,
+    overrides: Vec<TypeOverride>,
+}
+
+/// The recipes: name, version, type of the layers' matrices, type of embeddings and output.
+const RECIPES: [(&str, u32, QuantType, QuantType); 8] = [
+    ("q4", 1, QuantType::Q4, QuantType::Q6),
+    ("q4h", 1, QuantType::Q4H, QuantType::Q6),
+    ("q5", 1, QuantType::Q5, QuantType::Q6),
+    ("q6", 1, QuantType::Q6, QuantType::Q6),
+    ("q8", 1, QuantType::Q8, QuantType::Q8),
+    ("f16", 1, QuantType::F16, QuantType::F16),
+    ("bf16", 1, QuantType::BF16, QuantType::BF16),
+    ("f32", 1, QuantType::F32, QuantType::F32),
+];
+
+impl Recipe {
+    /// The names of all recipes.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        RECIPES.iter().map(|r| r.0)
+    }
+
+    /// The recipe called `name`.
+    pub fn named(name: &str) -> Result<Self, RecipeError> {
+        let known = RECIPES.iter().find(|r| r.0.eq_ignore_ascii_case(name));
+        let Some(&(name, version, layers, ends)) = known else {
+            return Err(RecipeError::Unknown { name: name.to_owned() });
+        };
+        let qtype = |role| match role {
+            Role::TokenEmbd | Role::Output => ends,
+            _ => layers,
+        };
+        let matrices = Role::ALL.into_iter().filter(|role| !role.is_vector());
+        let types = matrices.map(|role| (role, qtype(role))).collect();
+        Ok(Self { name, version, types, overrides: Vec::new() })
+    }
+
+    /// The recipe with other types for some roles; of two for the same role the later one holds.
+    pub fn with_overrides(mut self, overrides: &[TypeOverride]) -> Result<Self, RecipeError> {
+        for &TypeOverride { role, qtype } in overrides {
+            match self.types.get_mut(&role) {
+                Some(t) => *t = qtype,
+                None => return Err(RecipeError::Vector { role }),
+            }
+        }
+        self.overrides.extend(overrides);
+        let (gate, up) = (self.types[&Role::FfnGate], self.types[&Role::FfnUp]);
+        if gate != up {
+            return Err(RecipeError::GateUp { gate, up });
+        }
+        Ok(self)
+    }
+
+    /// Its name, as a user types it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The type of each role that is a matrix.
+    pub fn types(&self) -> &BTreeMap<Role, QuantType> {
+        &self.types
+    }
+
+    /// What was changed, in the order given.
+    pub fn overrides(&self) -> &[TypeOverride] {
+        &self.overrides
+    }
+
+    /// The type of `role`; `f32` of a vector.
+    pub fn qtype(&self, role: Role) -> QuantType {
+        self.types.get(&role).copied().unwrap_or(QuantType::F32)
+    }
+}
+
+/// Another type for one role: `attn_v=q6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeOverride {
+    /// The role.
+    pub role: Role,
+    /// Its type.
+    pub qtype: QuantType,
+}
+
+impl fmt::Display for TypeOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.role, self.qtype)
+    }
+}
+
+impl Serialize for TypeOverride {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for TypeOverride {
+    type Err = RecipeError;
+
+    fn from_str(s: &str) -> Result<Self, RecipeError> {
+        let Some((role, qtype)) = s.split_once('=') else {
+            return Err(RecipeError::NoOverride { got: s.to_owned() });
+        };
+        Ok(Self {
+            role: role.trim().parse().map_err(RecipeError::Role)?,
+            qtype: qtype.trim().parse().map_err(RecipeError::Type)?,
+        })
+    }
+}
+
+/// Why there is no such recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// No recipe has this name.
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// An override that is not `ROLE=TYPE`.
+    NoOverride {
+        /// What was given.
+        got: String,
+    },
+    /// An override of a role that does not exist.
+    Role(UnknownRole),
+    /// An override by a type that does not exist.
+    Type(UnknownQuantType),
+    /// An override of a role that is a vector.
+    Vector {
+        /// The role.
+        role: Role,
+    },
+    /// Gate and up would have different types.
+    GateUp {
+        /// The type of `ffn_gate`.
+        gate: QuantType,
+        /// The type of `ffn_up`.
+        up: QuantType,
+    },
+}
+
+impl fmt::Display for RecipeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name } => {
+                let names: Vec<_> = Recipe::names().collect();
+                write!(f, "unknown recipe `{}`, expected one of {}", name.escape_debug(), names.join(", "))
+            }
+            Self::NoOverride { got } => {
+                write!(f, "`{}` is not of the form ROLE=TYPE, as attn_v=q6 is", got.escape_debug())
+            }
+            Self::Role(cause) => cause.fmt(f),
+            Self::Type(cause) => cause.fmt(f),
+            Self::Vector { role } => write!(f, "`{role}` is a vector, which is always f32"),
+            Self::GateUp { gate, up } => write!(
+                f,
+                "ffn_gate would be {gate} and ffn_up {up}: their tiles alternate in the file and need one type"
+            ),
+        }
+    }
+}
+
+impl Error for RecipeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_quant_type_is_a_recipe_whose_layers_have_it() {
+        for qtype in QuantType::ALL {
+            let recipe = Recipe::named(qtype.name()).unwrap();
+            assert_eq!(recipe.qtype(Role::FfnDown), qtype);
+            assert!(recipe.qtype(Role::Output).bits_per_weight() >= qtype.bits_per_weight());
+            assert_eq!(recipe.qtype(Role::AttnNorm), QuantType::F32);
+            assert_eq!(recipe.qtype(Role::TokenEmbd), recipe.qtype(Role::Output));
+        }
+        assert_eq!(Recipe::names().count(), QuantType::ALL.len());
+        assert!(Recipe::named("q3").unwrap_err().to_string().contains("q4, q4h"));
+    }
+
+    #[test]
+    fn overrides_change_their_role_only() {
+        let o = |s: &str| s.parse::<TypeOverride>().unwrap();
+        let q4 = Recipe::named("q4").unwrap();
+        let recipe = q4.clone().with_overrides(&[o("attn_v=q6"), o("output=Q8")]).unwrap();
+        assert_eq!(recipe.qtype(Role::AttnV), QuantType::Q6);
+        assert_eq!(recipe.qtype(Role::Output), QuantType::Q8);
+        assert_eq!(recipe.qtype(Role::AttnQ), QuantType::Q4);
+        assert_eq!(recipe.overrides()[1].to_string(), "output=q8");
+
+        let both = q4.clone().with_overrides(&[o("ffn_up=q5"), o("ffn_gate=q5")]).unwrap();
+        assert_eq!(both.qtype(Role::FfnGate), QuantType::Q5);
+        let err = q4.clone().with_overrides(&[o("ffn_up=q5")]).unwrap_err();
+        assert_eq!(err, RecipeError::GateUp { gate: QuantType::Q4, up: QuantType::Q5 });
+        let err = q4.with_overrides(&[o("attn_norm=f16")]).unwrap_err();
+        assert!(err.to_string().contains("attn_norm"), "{err}");
+        for (bad, says) in [("attn_v", "ROLE=TYPE"), ("attn=q4", "`attn`"), ("attn_v=q9", "`q9`")] {
+            let err = bad.parse::<TypeOverride>().unwrap_err().to_string();
+            assert!(err.contains(says), "{err}");
+        }
+    }
+}

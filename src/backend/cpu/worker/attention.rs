@@ -1,0 +1,212 @@
+//! Attention over the KV cache.
+//!
+//! The contract: tiles of 64 positions, merged left to right within spans of 512, spans merged left
+//! to right. A pass of few rows shares out (row, span) slots, whose states are merged in a step of
+//! its own; a larger one shares out rows, and a thread goes through their spans in order. Both are
+//! the same operations in the same order for each query.
+
+use std::ops::Range;
+
+use chaski_models::forward::kv::{span_parts, spans};
+use chaski_quant::scalar::attention::{KV_TILE, clear};
+
+use super::{Job, Scratch, Turn, Worker};
+use crate::backend::cpu::{buffers::Slot, schedule::AttendBy};
+
+impl Job<'_> {
+    fn state_len(&self) -> usize {
+        self.config.head_dim + 2
+    }
+
+    /// Attends queries of a KV head to their positions within one span.
+    ///
+    /// * `rows`: of one sequence, in the order of their positions.
+    /// * `queries`: `[row, query of the group, head_dim]`; `states`: `[.., head_dim + 2]`.
+    #[expect(clippy::too_many_arguments, reason = "what a unit is, and its scratch")]
+    fn attend_span(
+        &self,
+        kv: &[u8],
+        layer: usize,
+        kv_head: usize,
+        rows: Range<usize>,
+        span: usize,
+        queries: &[f32],
+        ranges: &mut [[u8; 2]],
+        states: &mut [f32],
+    ) {
+        let (group, rows) = (self.config.gqa_group(), &self.index.rows[rows]);
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return;
+        };
+        let attended = |pos| self.config.attended(layer, pos);
+        // Positions rise from row to row, and with them both ends of what is attended to.
+        let all = attended(first.pos).start..attended(last.pos).end;
+        let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
+        for part in span_parts(all, span) {
+            for (row, ranges) in rows.iter().zip(ranges.chunks_exact_mut(group)) {
+                ranges.fill(clip(attended(row.pos), part.tile));
+            }
+            let page = self.pages.page(first.seq, part.tile);
+            let page = &kv[page * page_bytes..(page + 1) * page_bytes];
+            let tile = geometry.tile(page, layer, kv_head);
+            let scale = self.config.attn_scale();
+            self.kernels
+                .attend_tile(&tile, queries, ranges, scale, states);
+        }
+    }
+
+    /// Splits rows into runs of one sequence.
+    fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let mut rest = rows;
+        std::iter::from_fn(move || {
+            let seq = self.index.rows[rest.clone()].first()?.seq;
+            let n = self.index.rows[rest.clone()]
+                .iter()
+                .take_while(|r| r.seq == seq)
+                .count();
+            let run = rest.start..rest.start + n;
+            rest.start = run.end;
+            Some(run)
+        })
+    }
+}
+
+/// The positions `range` within a tile.
+fn clip(range: Range<usize>, tile: usize) -> [u8; 2] {
+    let within = |pos: usize| pos.saturating_sub(tile * KV_TILE).min(KV_TILE) as u8;
+    [within(range.start), within(range.end)]
+}
+
+impl Worker<'_> {
+    pub(super) fn attend(&self, layer: usize) {
+        match self.job.shape.attend {
+            AttendBy::Rows { block_rows } => self.attend_rows(layer, block_rows),
+            AttendBy::Spans { .. } => self.attend_slots(layer),
+        }
+    }
+
+    /// Units of a slot and a KV head.
+    fn attend_slots(&self, layer: usize) {
+        let (job, turn, config) = (self.job, &self.turn, self.job.config);
+        let (n_kv_heads, group, len) = (config.n_kv_heads, config.gqa_group(), job.state_len());
+        let Scratch { ranges, .. } = turn.own(&job.scratch);
+        let (q, kv) = (turn.read(&job.q), turn.read(&job.kv));
+        let mut states = turn.part(&job.states);
+        for unit in turn.units() {
+            let (slot, kv_head) = (unit / n_kv_heads, unit % n_kv_heads);
+            let heads = kv_head * group..(kv_head + 1) * group;
+            let Slot { row, span } = job.index.slots[slot];
+            let states = states.row(slot, heads.start * len..heads.end * len);
+            states.chunks_exact_mut(len).for_each(clear);
+            let at = (row * config.n_heads + heads.start) * config.head_dim;
+            let queries = &q[at..at + group * config.head_dim];
+            let ranges = &mut ranges[..group];
+            job.attend_span(
+                kv,
+                layer,
+                kv_head,
+                row..row + 1,
+                span,
+                queries,
+                ranges,
+                states,
+            );
+        }
+    }
+
+    /// The slots of each row and head, merged into the attention result.
+    pub(super) fn merge_spans(&self) {
+        let (job, turn) = (self.job, &self.turn);
+        let (n_heads, hd, len) = (job.config.n_heads, job.config.head_dim, job.state_len());
+        let Scratch { states: total, .. } = turn.own(&job.scratch);
+        let total = &mut total[..len];
+        let states = turn.read(&job.states);
+        let mut out = turn.part(&job.attn.floats);
+        for unit in turn.units() {
+            let (row, head) = (unit / n_heads, unit % n_heads);
+            clear(total);
+            for slot in job.index.slots_of(row) {
+                let at = (slot * n_heads + head) * len;
+                job.kernels.merge(total, &states[at..at + len]);
+            }
+            job.kernels
+                .finish(total, out.row(row, head * hd..(head + 1) * hd));
+        }
+    }
+
+    /// Units of a block of rows and a KV head.
+    fn attend_rows(&self, layer: usize, block_rows: usize) {
+        let (job, turn, config) = (self.job, &self.turn, self.job.config);
+        let (n_kv_heads, group, hd) = (config.n_kv_heads, config.gqa_group(), config.head_dim);
+        let len = job.state_len();
+        let scratch = turn.own(&job.scratch);
+        let q = turn.read(&job.q);
+        let mut out = turn.part(&job.attn.floats);
+        for unit in turn.units() {
+            let (block, kv_head) = (unit / n_kv_heads, unit % n_kv_heads);
+            let rows = block * block_rows..((block + 1) * block_rows).min(job.shape.n_rows);
+            for run in job.runs(rows) {
+                let queries = &mut scratch.queries[..run.len() * group * hd];
+                gather(
+                    q,
+                    config.n_heads * hd,
+                    run.clone(),
+                    kv_head * group * hd,
+                    queries,
+                );
+                let total = self.attend_run(turn, layer, kv_head, run.clone(), scratch);
+                for (i, state) in total.chunks_exact(len).enumerate() {
+                    let (row, head) = (run.start + i / group, kv_head * group + i % group);
+                    job.kernels
+                        .finish(state, out.row(row, head * hd..(head + 1) * hd));
+                }
+            }
+        }
+    }
+
+    /// All spans of the queries in `scratch`, of rows of one sequence; gives their states.
+    fn attend_run<'s>(
+        &self,
+        turn: &Turn<'_>,
+        layer: usize,
+        kv_head: usize,
+        rows: Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> &'s [f32] {
+        let (job, len) = (self.job, self.job.state_len());
+        let kv = turn.read(&job.kv);
+        let n = rows.len() * job.config.gqa_group();
+        let queries = &scratch.queries[..n * job.config.head_dim];
+        let ranges = &mut scratch.ranges[..n];
+        let (total, states) = scratch.states.split_at_mut(scratch.states.len() / 2);
+        let (total, states) = (&mut total[..n * len], &mut states[..n * len]);
+        total.chunks_exact_mut(len).for_each(clear);
+        let pos = |row: usize| job.index.rows[row].pos;
+        let start = job.config.attended(layer, pos(rows.start)).start;
+        for span in spans(&(start..pos(rows.end - 1) + 1)) {
+            states.chunks_exact_mut(len).for_each(clear);
+            job.attend_span(
+                kv,
+                layer,
+                kv_head,
+                rows.clone(),
+                span,
+                queries,
+                ranges,
+                states,
+            );
+            for (into, from) in total.chunks_exact_mut(len).zip(states.chunks_exact(len)) {
+                job.kernels.merge(into, from);
+            }
+        }
+        total
+    }
+}
+
+/// Copies the queries of one KV head together: `out` is `[rows, query of the group, head_dim]`.
+fn gather(q: &[f32], q_dim: usize, rows: Range<usize>, first: usize, out: &mut [f32]) {
+    let n = out.len() / rows.len();
+    for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+        out.copy_from_slice(&q[row * q_dim + first..][..n]);
+    }
+}

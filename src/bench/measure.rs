@@ -1,0 +1,320 @@
+//! Running the tests of a bench.
+
+use std::{
+    error::Error,
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use chaski_models::TokenId;
+use chaski_quant::scalar::attention::KvType;
+
+use super::{Row, SCHEMA, mean_and_deviation};
+use crate::{Model, ModelError, ModelOptions, Session, SessionError, SessionOptions, os};
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Prompt lengths.
+    pub n_prompt: Vec<usize>,
+    /// Answer lengths.
+    pub n_gen: Vec<usize>,
+    /// Context depths.
+    pub n_depth: Vec<usize>,
+    /// Repetitions of each.
+    pub repetitions: usize,
+    /// Numbers of threads; empty: the default one.
+    pub threads: Vec<usize>,
+    /// Type of the KV cache.
+    pub kv_type: KvType,
+    /// Positions computed at once.
+    pub ubatch: usize,
+}
+
+/// Why a bench broke off.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// There is nothing to measure.
+    Nothing,
+    /// The model could not be opened.
+    Model(ModelError),
+    /// A session failed.
+    Session(SessionError),
+}
+
+impl fmt::Display for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str(
+                "there is nothing to measure: give -p or -n a number above 0, and -r at least 1",
+            ),
+            Self::Model(_) => f.write_str("the model could not be opened"),
+            Self::Session(_) => f.write_str("the measurement broke off"),
+        }
+    }
+}
+
+impl Error for BenchError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Model(e) => Some(e),
+            Self::Session(e) => Some(e),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// Called before each repetition: the test's name, the repetition (0 is the unmeasured one), how
+/// many there are.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
+
+/// Measures one file.
+///
+/// # Errors
+///
+/// [`BenchError`].
+pub fn run(
+    path: &Path,
+    options: &BenchOptions,
+    progress: Progress<'_>,
+) -> Result<Vec<Row>, BenchError> {
+    let positive = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<_>>();
+    let tests: Vec<(usize, usize)> = positive(&options.n_prompt)
+        .into_iter()
+        .map(|p| (p, 0))
+        .chain(positive(&options.n_gen).into_iter().map(|g| (0, g)))
+        .collect();
+    if tests.is_empty() || options.n_depth.is_empty() || options.repetitions == 0 {
+        return Err(BenchError::Nothing);
+    }
+    let model = Model::open(path, &ModelOptions::default()).map_err(BenchError::Model)?;
+    let model = Arc::new(model);
+    let threads = match &options.threads[..] {
+        [] => vec![os::default_threads()],
+        list => list.to_vec(),
+    };
+    let mut rows = Vec::new();
+    for &n_threads in &threads {
+        let ttft_ms = time_to_first_token(&model, options, n_threads)?;
+        for &n_depth in &options.n_depth {
+            for &(n_prompt, n_gen) in &tests {
+                let mut row = describe(&model, options, n_threads, ttft_ms);
+                (row.n_prompt, row.n_gen, row.n_depth) = (n_prompt, n_gen, n_depth);
+                measure(&model, options, &mut row, progress)?;
+                rows.push(row);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn session(
+    model: &Arc<Model>,
+    options: &BenchOptions,
+    threads: usize,
+    context_len: usize,
+) -> Result<Session, BenchError> {
+    let options = SessionOptions {
+        context_len: Some(context_len),
+        kv_type: options.kv_type,
+        ubatch: options.ubatch,
+        threads: Some(threads),
+        logit_rows: 1,
+    };
+    Session::new(model, &options).map_err(BenchError::Session)
+}
+
+/// Tokens to measure with; speed does not depend on which, but all of one kind would read one row of
+/// the embeddings only.
+fn tokens(n: usize, vocab_size: usize, seed: u64) -> Vec<TokenId> {
+    let mut state = seed;
+    let mut next = || {
+        // Knuth's linear congruential generator; its upper bits are good enough here.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        TokenId(((state >> 33) % vocab_size as u64) as u32)
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn time_to_first_token(
+    model: &Arc<Model>,
+    options: &BenchOptions,
+    threads: usize,
+) -> Result<f64, BenchError> {
+    let begin = Instant::now();
+    let mut session = session(model, options, threads, 64)?;
+    let prompt = tokens(8, model.config().vocab_size, 1);
+    session.extend(&prompt).map_err(BenchError::Session)?;
+    Ok((begin.elapsed() + model.load_time()).as_secs_f64() * 1e3)
+}
+
+fn measure(
+    model: &Arc<Model>,
+    options: &BenchOptions,
+    row: &mut Row,
+    progress: Progress<'_>,
+) -> Result<(), BenchError> {
+    let (n_prompt, n_gen, n_depth) = (row.n_prompt, row.n_gen, row.n_depth);
+    let vocab_size = model.config().vocab_size;
+    let context = n_prompt + n_gen + n_depth;
+    let mut session = session(model, options, row.n_threads, context)?;
+    let name = row.test();
+    row.test_time = utc(SystemTime::now());
+    let depth = tokens(n_depth, vocab_size, 2);
+    for repetition in 0..=options.repetitions {
+        progress(&name, repetition, options.repetitions);
+        // The unmeasured round shows the code and the weights to the caches: one token is enough
+        // where an answer is measured.
+        let warm_up = repetition == 0;
+        session.truncate(n_depth);
+        if session.tokens().len() < n_depth {
+            session.clear();
+            session.extend(&depth).map_err(BenchError::Session)?;
+        }
+        let prompt = tokens(n_prompt, vocab_size, 3 + repetition as u64);
+        let answer = tokens(if warm_up { n_gen.min(1) } else { n_gen }, vocab_size, 5);
+        let begin = Instant::now();
+        if !prompt.is_empty() {
+            session.extend(&prompt).map_err(BenchError::Session)?;
+        }
+        for token in answer {
+            session.extend(&[token]).map_err(BenchError::Session)?;
+        }
+        if !warm_up {
+            row.samples_ns.push(begin.elapsed().as_nanos() as u64);
+        }
+    }
+    let n = (n_prompt + n_gen) as f64;
+    row.samples_ts = row
+        .samples_ns
+        .iter()
+        .map(|&ns| n * 1e9 / ns.max(1) as f64)
+        .collect();
+    (row.avg_ts, row.stddev_ts) = mean_and_deviation(&row.samples_ts);
+    let ns: Vec<f64> = row.samples_ns.iter().map(|&ns| ns as f64).collect();
+    let (avg, deviation) = mean_and_deviation(&ns);
+    (row.avg_ns, row.stddev_ns) = (avg as u64, deviation as u64);
+    if n_gen > 0 && n_prompt == 0 {
+        row.weight_gb_per_s = row.avg_ts * row.weight_bytes_per_token as f64 / 1e9;
+    }
+    let memory = os::memory().unwrap_or_default();
+    (row.resident_bytes, row.resident_file_bytes) = (memory.resident, memory.file);
+    Ok(())
+}
+
+fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms: f64) -> Row {
+    let weights = model.weights();
+    let n_params = weights.n_params();
+    let size = if n_params >= 1_000_000_000 {
+        format!("{:.1}B", n_params as f64 / 1e9)
+    } else {
+        format!("{}M", n_params.div_ceil(1_000_000))
+    };
+    let kv_type = match options.kv_type {
+        KvType::F32 => "f32",
+        KvType::F16 => "f16",
+        KvType::Q8 => "q8",
+    };
+    let recipe = &model.metadata().recipe.name;
+    let type_name = if recipe.is_empty() {
+        weights.main_type().name()
+    } else {
+        recipe.as_str()
+    };
+    Row {
+        build_commit: env!("CARGO_PKG_VERSION").to_owned(),
+        build_number: 0,
+        cpu_info: os::cpu_name(),
+        gpu_info: String::new(),
+        backends: format!("CPU {}", model.kernels().name()),
+        model_filename: model.path().display().to_string(),
+        model_type: format!("{} {size} {type_name}", model.config().arch),
+        model_size: weights.bytes(),
+        model_n_params: n_params,
+        n_batch: options.ubatch,
+        n_ubatch: options.ubatch,
+        n_threads: threads,
+        type_k: kv_type.to_owned(),
+        type_v: kv_type.to_owned(),
+        n_gpu_layers: 0,
+        n_prompt: 0,
+        n_gen: 0,
+        n_depth: 0,
+        test_time: String::new(),
+        avg_ns: 0,
+        stddev_ns: 0,
+        avg_ts: 0.0,
+        stddev_ts: 0.0,
+        samples_ns: Vec::with_capacity(options.repetitions),
+        samples_ts: Vec::new(),
+        load_ms: model.load_time().as_secs_f64() * 1e3,
+        ttft_ms,
+        resident_bytes: 0,
+        resident_file_bytes: 0,
+        weight_bytes_per_token: weights.bytes_per_token(),
+        weight_gb_per_s: 0.0,
+        schema: SCHEMA,
+    }
+}
+
+/// `2026-01-31T12:34:56Z`; days to dates by the civil calendar of the proleptic Gregorian year.
+fn utc(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (mut year, mut day) = (1970, days);
+    let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!(
+        "{year}-{:02}-{:02}T{hour:02}:{minute:02}:{:02}Z",
+        month + 1,
+        day + 1,
+        second % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(
+                utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                want
+            );
+        }
+    }
+
+    #[test]
+    fn tokens_are_in_the_vocabulary_and_differ() {
+        let t = tokens(100, 50, 1);
+        assert!(t.iter().all(|t| t.0 < 50));
+        assert!(t.iter().any(|x| *x != t[0]));
+    }
+}

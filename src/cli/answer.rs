@@ -1,0 +1,335 @@
+//! One answer: prompt to tokens, tokens to text, and the figures afterwards.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Context, bail};
+use chaski::{
+    Model, ModelOptions, Session, SessionOptions,
+    generate::{FinishReason, GenerateOptions, Generation},
+    os,
+    sampler::{LogProb, Sampler, SamplerOptions},
+};
+use chaski_models::{
+    TokenId,
+    chat::{ChatTemplate, Message, RenderOptions, SpecialTokens},
+    tokenizer::{Specials, Tokenizer},
+};
+use chaski_quant::scalar::attention::KvType;
+use serde::Serialize;
+
+use super::{
+    args::{KvArg, SamplingArgs, SessionArgs},
+    conversation::Turn,
+    interrupt, out,
+};
+
+/// A model that can talk.
+pub(crate) struct Talker {
+    pub(crate) model: Arc<Model>,
+    pub(crate) session: Session,
+    pub(crate) sampler: Sampler,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    end_ids: Vec<TokenId>,
+}
+
+/// Figures of an answer.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    /// Tokens of the prompt.
+    pub(crate) n_prompt: usize,
+    /// Of which the session knew already.
+    pub(crate) n_cached: usize,
+    /// Seconds spent on the others.
+    pub(crate) prompt_s: f64,
+    /// Tokens generated.
+    pub(crate) n_generated: usize,
+    /// Seconds spent on them.
+    pub(crate) generate_s: f64,
+    /// Seconds from the start of the prompt to the first token.
+    pub(crate) first_token_s: f64,
+}
+
+/// A token as `run --json` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct TokenRecord {
+    pub(crate) id: TokenId,
+    pub(crate) text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logprob: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) top: Vec<LogProb>,
+}
+
+/// An answer.
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<TokenRecord>,
+    pub(crate) finish: FinishReason,
+    pub(crate) figures: Figures,
+}
+
+pub(crate) const fn kv_type(kv: KvArg) -> KvType {
+    match kv {
+        KvArg::F32 => KvType::F32,
+        KvArg::F16 => KvType::F16,
+        KvArg::Q8 => KvType::Q8,
+    }
+}
+
+/// The library's options for a session.
+pub(crate) fn session_options(args: &SessionArgs) -> SessionOptions {
+    SessionOptions {
+        context_len: args.ctx_size,
+        kv_type: kv_type(args.kv),
+        ubatch: args.ubatch_size,
+        threads: args.threads,
+        logit_rows: 1,
+    }
+}
+
+/// Flags over the model's own defaults over llama.cpp's.
+fn sampler_options(args: &SamplingArgs, model: &Model) -> SamplerOptions {
+    let own = &model.metadata().generation;
+    let d = SamplerOptions::default();
+    // A model that says "do not sample" is greedy unless a flag asks for a temperature.
+    let own_temperature = if own.do_sample == Some(false) {
+        Some(0.0)
+    } else {
+        own.temperature
+    };
+    SamplerOptions {
+        temperature: args.temp.or(own_temperature).unwrap_or(d.temperature),
+        top_k: args
+            .top_k
+            .or(own.top_k.map(|k| k as usize))
+            .unwrap_or(d.top_k),
+        top_p: args.top_p.or(own.top_p).unwrap_or(d.top_p),
+        min_p: args.min_p.or(own.min_p).unwrap_or(d.min_p),
+        repeat_penalty: args
+            .repeat_penalty
+            .or(own.repetition_penalty)
+            .unwrap_or(d.repeat_penalty),
+        repeat_last_n: args.repeat_last_n,
+        presence_penalty: args.presence_penalty,
+        frequency_penalty: args.frequency_penalty,
+        seed: args.seed.unwrap_or_else(random_seed),
+    }
+}
+
+/// Another number each time, short enough to be typed.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() >> 32
+}
+
+impl Talker {
+    /// Opens a model with its tokenizer and template.
+    pub(crate) fn open(
+        path: &std::path::Path,
+        session: &SessionArgs,
+        sampling: &SamplingArgs,
+    ) -> anyhow::Result<Self> {
+        let model = Arc::new(Model::open(path, &ModelOptions::default())?);
+        let loaded = model.tokenizer()?;
+        for note in &loaded.notes {
+            out::note(note);
+        }
+        let tokenizer = loaded.tokenizer;
+        let options = sampler_options(sampling, &model);
+        out::detail(format_args!(
+            "temperature {}, top-k {}, top-p {}, min-p {}, repeat penalty {}, seed {}",
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            options.min_p,
+            options.repeat_penalty,
+            options.seed
+        ));
+        let sampler = Sampler::new(options, model.config().vocab_size)?;
+        let template =
+            match &model.metadata().chat_template {
+                Some(source) => {
+                    let ids = &model.metadata().tokenizer;
+                    let text = |id: Option<TokenId>| {
+                        let bytes = id.and_then(|id| tokenizer.token_bytes(id));
+                        bytes.map(|b| String::from_utf8_lossy(b).into_owned())
+                    };
+                    let specials = SpecialTokens {
+                        bos: text(ids.bos),
+                        eos: text(ids.eos),
+                        ..SpecialTokens::default()
+                    };
+                    Some(ChatTemplate::new(source, specials).context(
+                        "the model's chat template cannot be used; --raw goes without it",
+                    )?)
+                }
+                None => None,
+            };
+        let session = Session::new(&model, &session_options(session))?;
+        let end_ids = model.metadata().end_ids();
+        Ok(Self {
+            model,
+            session,
+            sampler,
+            tokenizer,
+            template,
+            end_ids,
+        })
+    }
+
+    /// The tokens of a raw text, with what the tokenizer puts before it.
+    pub(crate) fn encode_raw(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
+        let mut tokens: Vec<TokenId> = self.tokenizer.bos().into_iter().collect();
+        tokens.extend(self.tokenizer.encode(text, Specials::AsText)?);
+        Ok(tokens)
+    }
+
+    /// The tokens of a conversation that the model is to continue.
+    ///
+    /// What users and the system wrote is text, even where it spells a special token.
+    pub(crate) fn encode_chat(&self, turns: &[Turn]) -> anyhow::Result<Vec<TokenId>> {
+        let Some(template) = &self.template else {
+            bail!("the model has no chat template: use --raw to continue a text");
+        };
+        let messages: Vec<Message> = turns
+            .iter()
+            .map(|t| Message::new(&t.role, &t.content))
+            .collect();
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            ..RenderOptions::default()
+        };
+        let text = template
+            .render(&messages, &options)
+            .context("the model's chat template refused the conversation; --raw goes without it")?;
+        let written: Vec<&str> = turns.iter().map(|t| t.content.trim()).collect();
+        let has_specials = |text: &&str| {
+            self.tokenizer
+                .specials()
+                .any(|(_, special)| text.contains(special))
+        };
+        if !written.iter().any(has_specials) {
+            return Ok(self.tokenizer.encode(&text, Specials::Parse)?);
+        }
+        out::note("note: the conversation spells a special token; it is sent as plain text");
+        let (mut tokens, mut rest) = (Vec::new(), &text[..]);
+        for content in written.into_iter().filter(has_specials) {
+            let Some(at) = rest.find(content) else {
+                bail!(
+                    "the chat template changes a message that spells a special token, so the two \
+                     cannot be told apart: rephrase the message"
+                );
+            };
+            tokens.extend(self.tokenizer.encode(&rest[..at], Specials::Parse)?);
+            tokens.extend(self.tokenizer.encode(content, Specials::AsText)?);
+            rest = &rest[at + content.len()..];
+        }
+        tokens.extend(self.tokenizer.encode(rest, Specials::Parse)?);
+        Ok(tokens)
+    }
+
+    /// Whether there is a template to chat with.
+    pub(crate) const fn can_chat(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Reads `prompt` and answers; `show` gets the text piece by piece.
+    ///
+    /// Ctrl-C ends the answer, not the program.
+    pub(crate) fn answer(
+        &mut self,
+        prompt: &[TokenId],
+        max_tokens: Option<usize>,
+        stops: &[String],
+        logprobs: Option<usize>,
+        mut show: impl FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Answer> {
+        interrupt::reset();
+        let begin = Instant::now();
+        let n_cached = self.session.set_text(prompt)?;
+        let prompt_s = begin.elapsed().as_secs_f64();
+        self.sampler.clear();
+        prompt.iter().for_each(|&t| self.sampler.accept(t));
+        let options = GenerateOptions {
+            max_tokens,
+            end_ids: self.end_ids.clone(),
+            stops: stops.to_vec(),
+            logprobs,
+            cancel: Some(interrupt::flag()),
+        };
+        let mut generation = Generation::new(
+            &mut self.session,
+            &mut self.sampler,
+            &self.tokenizer,
+            options,
+        )?;
+        let (mut text, mut tokens, mut first) = (String::new(), Vec::new(), None);
+        while let Some(piece) = generation.next() {
+            let piece = piece?;
+            first.get_or_insert_with(|| begin.elapsed().as_secs_f64());
+            show(&piece.text)?;
+            text += &piece.text;
+            if let Some(id) = piece.id {
+                let (own, top) = piece
+                    .logprobs
+                    .map_or((None, Vec::new()), |(own, top)| (Some(own.logprob), top));
+                tokens.push(TokenRecord {
+                    id,
+                    text: piece.text,
+                    logprob: own,
+                    top,
+                });
+            }
+        }
+        let timings = generation.timings();
+        let finish = generation.finish_reason().unwrap_or(FinishReason::End);
+        let figures = Figures {
+            n_prompt: prompt.len(),
+            n_cached,
+            prompt_s,
+            n_generated: timings.n_generated,
+            generate_s: timings.generate.as_secs_f64(),
+            first_token_s: first.unwrap_or(prompt_s),
+        };
+        Ok(Answer {
+            text,
+            tokens,
+            finish,
+            figures,
+        })
+    }
+}
+
+impl Figures {
+    /// One line about the answer, and the memory of the process.
+    pub(crate) fn line(&self, finish: FinishReason) -> String {
+        let rate = |n: usize, s: f64| if s > 0.0 { n as f64 / s } else { 0.0 };
+        let read = self.n_prompt - self.n_cached;
+        let mut line = format!("prompt {} tokens", self.n_prompt);
+        if self.n_cached > 0 {
+            line += &format!(" ({} known)", self.n_cached);
+        }
+        line += &format!(
+            ", {:.1} tokens/s | answer {} tokens, {:.1} tokens/s | first token after {:.2} s",
+            rate(read, self.prompt_s),
+            self.n_generated,
+            rate(self.n_generated, self.generate_s),
+            self.first_token_s
+        );
+        if let Some(m) = os::memory() {
+            line += &format!(
+                " | memory {} ({} of it mapped files)",
+                out::bytes(m.resident),
+                out::bytes(m.file)
+            );
+        }
+        match finish {
+            FinishReason::Length => line += " | ended at the token limit (-n)",
+            FinishReason::Context => line += " | ended because the context is full (-c)",
+            FinishReason::Cancelled => line += " | stopped by Ctrl-C",
+            FinishReason::End | FinishReason::Stop => {}
+        }
+        line
+    }
+}

@@ -1,0 +1,401 @@
+//! The command line, as clap reads it. Flags are named as llama.cpp names them.
+
+use std::path::PathBuf;
+
+use chaski_quant::QuantType;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Converts checkpoints of Llama-family language models and runs them on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chaski",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print the answer and errors only: no progress, no statistics
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// Print more: notes on every decision taken
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer a prompt, or chat
+    Run(RunArgs),
+    /// Convert a checkpoint to a .chaski file
+    Convert(ConvertArgs),
+    /// Show what a .chaski file holds
+    Inspect(InspectArgs),
+    /// Check every byte of a .chaski file
+    Verify(VerifyArgs),
+    /// Tell the memory that a model needs, before it is loaded
+    Plan(PlanArgs),
+    /// Measure perplexity on a text
+    Eval(EvalArgs),
+    /// Measure tokens per second
+    Bench(BenchArgs),
+    /// List the models that can be fetched by name
+    Models(ModelsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A model and how to open it.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ModelArgs {
+    /// A .chaski file, a checkpoint folder, a GGUF file, or a name of `chaski models`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+
+    /// Type to convert to on first use, where MODEL is no .chaski file [default: q4, or what the
+    /// catalogue says]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: Option<QuantType>,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvArg {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8-bit integers with a scale for each position and head
+    Q8,
+}
+
+/// What a session allocates and uses.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct SessionArgs {
+    /// Positions to allocate; a prompt and its answer must fit [default: the model's, at most 4096]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N")]
+    pub(crate) ctx_size: Option<usize>,
+
+    /// Threads [default: the physical cores this process may use]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    pub(crate) threads: Option<usize>,
+
+    /// Type of the KV cache
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
+    pub(crate) kv: KvArg,
+
+    /// Positions computed at once while a prompt is read
+    #[arg(
+        long = "ubatch-size",
+        visible_alias = "ub",
+        value_name = "N",
+        default_value_t = 256
+    )]
+    pub(crate) ubatch_size: usize,
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct SamplingArgs {
+    /// Seed of the random draws; the same seed gives the same answer [default: random, printed]
+    #[arg(short = 's', long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Temperature; 0 always takes the likeliest token [default: the model's, or 0.8]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
+
+    /// Keep the K likeliest tokens; 0 keeps all [default: the model's, or 40]
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+
+    /// Keep the likeliest tokens whose probabilities add up to P [default: the model's, or 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+
+    /// Drop tokens less likely than P times the likeliest [default: 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+
+    /// Divide the logits of tokens seen lately by X; 1 is off [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
+
+    /// How many of the last tokens the penalties look at
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) repeat_last_n: usize,
+
+    /// Subtract X from the logits of tokens seen lately
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) presence_penalty: f32,
+
+    /// Subtract X for each time a token was seen lately
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) frequency_penalty: f32,
+}
+
+/// `chaski run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// The prompt; without one it comes from standard input, and on a terminal a chat begins
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Option<String>,
+
+    /// Read the prompt from a file
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Generate at most N tokens [default: until the model ends or the context is full]
+    #[arg(short = 'n', long = "predict", value_name = "N")]
+    pub(crate) predict: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// End the answer where TEXT appears; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+
+    /// The system message
+    #[arg(long, visible_alias = "sys", value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long, conflicts_with = "system")]
+    pub(crate) raw: bool,
+
+    /// Print one JSON document instead of the text
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// With --json: the log-probability of each token and of the N likeliest ones
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
+    pub(crate) logprobs: Option<usize>,
+}
+
+/// `chaski convert`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConvertArgs {
+    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, or a name
+    /// of `chaski models`
+    #[arg(value_name = "SRC")]
+    pub(crate) src: String,
+
+    /// The file to write [default: NAME-TYPE.chaski in the current folder]
+    #[arg(short, long, value_name = "OUT.chaski")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: QuantType,
+
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the plan (tensors, types, sizes, memory to run it) and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Threads [default: all that this process may use]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    pub(crate) threads: Option<usize>,
+
+    /// Convert a checkpoint that has no tokenizer.json; the result can be measured, not talked to
+    #[arg(long)]
+    pub(crate) no_tokenizer: bool,
+}
+
+/// `chaski inspect`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InspectArgs {
+    /// The .chaski file
+    pub(crate) file: PathBuf,
+
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `chaski verify`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    /// The .chaski files
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `chaski plan`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `chaski eval`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// The text to measure on, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+
+    /// Tokens of a chunk; the last half of each is scored
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) chunk: usize,
+
+    /// Measure only the first N chunks
+    #[arg(long, value_name = "N")]
+    pub(crate) chunks: Option<usize>,
+
+    /// Threads [default: the physical cores this process may use]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    pub(crate) threads: Option<usize>,
+
+    /// Type of the KV cache
+    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    pub(crate) kv: KvArg,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How `bench` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchFormat {
+    /// A Markdown table, as llama-bench prints
+    Md,
+    /// One JSON array
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+}
+
+/// `chaski bench`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchArgs {
+    /// .chaski files, checkpoint folders, GGUF files or names of `chaski models`
+    #[arg(value_name = "MODEL", required = true)]
+    pub(crate) models: Vec<String>,
+
+    /// Convert each checkpoint to these types and measure each (comma-separated)
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub(crate) quants: Vec<QuantType>,
+
+    /// Prompt lengths to measure, comma-separated; 0 is none
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
+    pub(crate) n_prompt: Vec<usize>,
+
+    /// Answer lengths to measure, comma-separated; 0 is none
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    pub(crate) n_gen: Vec<usize>,
+
+    /// Context depths to measure at, comma-separated
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
+    pub(crate) n_depth: Vec<usize>,
+
+    /// Repetitions
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
+    pub(crate) repetitions: usize,
+
+    /// Threads, comma-separated [default: the physical cores this process may use]
+    #[arg(short = 't', long, value_name = "N", value_delimiter = ',')]
+    pub(crate) threads: Vec<usize>,
+
+    /// Type of the KV cache
+    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    pub(crate) kv: KvArg,
+
+    /// Positions computed at once while a prompt is read
+    #[arg(
+        long = "ubatch-size",
+        visible_alias = "ub",
+        value_name = "N",
+        default_value_t = 512
+    )]
+    pub(crate) ubatch_size: usize,
+
+    /// How to print
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
+    pub(crate) output: BenchFormat,
+}
+
+/// `chaski models`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ModelsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

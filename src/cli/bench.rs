@@ -1,0 +1,66 @@
+//! `chaski bench`.
+
+use std::path::PathBuf;
+
+use chaski::bench::{self, BenchOptions, Format};
+use chaski_quant::QuantType;
+
+use super::{
+    answer::kv_type,
+    args::{BenchArgs, BenchFormat},
+    out, progress, resolve,
+};
+
+/// Measures tokens per second.
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let options = BenchOptions {
+        n_prompt: args.n_prompt.clone(),
+        n_gen: args.n_gen.clone(),
+        n_depth: args.n_depth.clone(),
+        repetitions: args.repetitions,
+        threads: args.threads.clone(),
+        kv_type: kv_type(args.kv),
+        ubatch: args.ubatch_size,
+    };
+    let quants: Vec<Option<QuantType>> = match &args.quants[..] {
+        [] => vec![None],
+        quants => quants.iter().copied().map(Some).collect(),
+    };
+    // All conversions first: the machine is to be quiet while it is measured.
+    let mut files: Vec<PathBuf> = Vec::new();
+    for model in &args.models {
+        for &quant in &quants {
+            files.push(resolve::resolve(model, quant)?);
+        }
+    }
+    let mut rows = Vec::new();
+    for file in &files {
+        let name = file
+            .file_name()
+            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let bar = progress::spinner(name.clone());
+        let measured = bench::run(file, &options, &mut |test, repetition, of| {
+            bar.set_message(format!("{name}: {test}, {repetition} of {of}"));
+        })?;
+        bar.finish_and_clear();
+        rows.extend(measured);
+    }
+    let format = match args.output {
+        BenchFormat::Md => Format::Markdown,
+        BenchFormat::Json => Format::Json,
+        BenchFormat::Csv => Format::Csv,
+        BenchFormat::Jsonl => Format::JsonLines,
+    };
+    out::print(&bench::render(&rows, format)?)?;
+    for row in rows.iter().filter(|_| args.output == BenchFormat::Md) {
+        out::detail(format_args!(
+            "{} {}: load {:.1} ms, first token {:.1} ms, resident {}",
+            row.model_type,
+            row.test(),
+            row.load_ms,
+            row.ttft_ms,
+            out::bytes(row.resident_bytes)
+        ));
+    }
+    Ok(())
+}

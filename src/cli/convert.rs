@@ -1,0 +1,148 @@
+//! `chaski convert`.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use anyhow::{Context, bail};
+use chaski_convert::{ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source};
+
+use super::{args::ConvertArgs, out, resolve};
+
+/// Converts a checkpoint, or tells what that would do.
+pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
+    let (path, name, _) = resolve::source(&args.src)?;
+    if path.is_file() && resolve::kind(&path)? == resolve::Kind::Chaski {
+        bail!(
+            "{} is a .chaski file already: convert its source",
+            path.display()
+        );
+    }
+    let mut options = ConvertOptions::new(Recipe::named(args.quant.name())?);
+    options.force = args.force;
+    options.allow_missing_tokenizer = args.no_tokenizer;
+    if let Some(n) = args.threads {
+        options.threads = Some(NonZeroUsize::new(n).context("-t 0: expected at least one thread")?);
+    }
+    if args.dry_run {
+        let source = source::open(&path)?;
+        let plan = chaski_convert::plan(&*source, &options)?;
+        return if args.json {
+            Ok(out::print_json(&plan)?)
+        } else {
+            Ok(out::print(&planned(&plan))?)
+        };
+    }
+    let target = args
+        .output
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("{name}-{}.chaski", args.quant)));
+    let report = resolve::convert(&path, &target, &options)?;
+    if args.json {
+        return Ok(out::print_json(&report)?);
+    }
+    if !out::is_quiet() {
+        out::print(&reported(&report))?;
+        out::print_line(format_args!(
+            "{}: {}",
+            target.display(),
+            resolve::summary(&report)
+        ))?;
+    }
+    Ok(())
+}
+
+fn shape(dims: &[usize]) -> String {
+    dims.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" x ")
+}
+
+fn planned(plan: &ConvertPlan) -> String {
+    let mut rows = vec![
+        ["tensor", "source", "from", "to", "shape", "bytes"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for t in &plan.tensors {
+        rows.push(vec![
+            t.name.clone(),
+            t.source_name.clone(),
+            t.source_type.clone(),
+            t.qtype.to_string(),
+            shape(&t.shape),
+            t.bytes.to_string(),
+        ]);
+    }
+    let mut text = out::table(&rows);
+    for note in &plan.notes {
+        text += &format!("note: {note}\n");
+    }
+    let c = &plan.config;
+    let context = c.max_seq_len.min(chaski::session::DEFAULT_CONTEXT);
+    let kv = context * c.n_layers * c.kv_dim() * 2 * 2;
+    text += &format!(
+        "{} tensors, {} weights, {:.3} bits each\n{} to read, {} ({} bytes) to write, and the tokenizer\n",
+        plan.tensors.len(),
+        plan.n_weights,
+        plan.bits_per_weight,
+        out::bytes(plan.source_bytes),
+        out::bytes(plan.file_bytes),
+        plan.file_bytes,
+    );
+    text += &format!(
+        "to run it: the file mapped, and {} for the keys and values of {context} positions (f16); \
+         `chaski plan` tells it exactly once it is converted\n",
+        out::bytes(kv as u64)
+    );
+    text
+}
+
+fn decibels(error: &WeightError) -> String {
+    error
+        .sqnr_db
+        .map_or_else(|| "exact".to_owned(), |db| format!("{db:.2}"))
+}
+
+fn reported(report: &Report) -> String {
+    let mut rows = vec![
+        [
+            "role",
+            "type",
+            "tensors",
+            "bits/weight",
+            "bytes",
+            "error dB",
+            "rms %",
+        ]
+        .map(String::from)
+        .to_vec(),
+    ];
+    for r in &report.roles {
+        rows.push(vec![
+            r.role.to_string(),
+            r.qtype.to_string(),
+            r.n_tensors.to_string(),
+            format!("{:.3}", r.bits_per_weight),
+            r.bytes.to_string(),
+            decibels(&r.error),
+            format!("{:.3}", 100.0 * r.error.relative_rms),
+        ]);
+    }
+    let mut text = out::table(&rows);
+    if !report.worst.is_empty() {
+        let mut rows = vec![
+            ["worst tensors", "type", "error dB"]
+                .map(String::from)
+                .to_vec(),
+        ];
+        rows.extend(
+            report
+                .worst
+                .iter()
+                .map(|t| vec![t.name.clone(), t.qtype.to_string(), decibels(&t.error)]),
+        );
+        text += &format!("\n{}", out::table(&rows));
+    }
+    text.push('\n');
+    text
+}

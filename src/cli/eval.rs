@@ -1,0 +1,78 @@
+//! `chaski eval`.
+
+use std::{fs, ops::ControlFlow, sync::Arc, time::Instant};
+
+use anyhow::{Context, bail};
+use chaski::{
+    Model, ModelOptions, Session, SessionError, SessionOptions,
+    eval::{Perplexity, perplexity},
+};
+use chaski_models::tokenizer::Specials;
+use serde_json::json;
+
+use super::{answer::kv_type, args::EvalArgs, interrupt, out, progress, resolve};
+
+/// Logits of this many positions are kept at once.
+const LOGIT_ROWS: usize = 32;
+
+/// Measures perplexity.
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let text = fs::read_to_string(&args.text)
+        .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
+    let path = resolve::resolve(&args.model.model, args.model.quant)?;
+    let model = Arc::new(Model::open(&path, &ModelOptions::default())?);
+    let loaded = model.tokenizer()?;
+    loaded.notes.iter().for_each(out::note);
+    let tokenizer = loaded.tokenizer;
+    let bos = tokenizer.bos();
+    let mut tokens: Vec<_> = bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(&text, Specials::AsText)?);
+    let options = SessionOptions {
+        context_len: Some(args.chunk.max(1)),
+        kv_type: kv_type(args.kv),
+        threads: args.threads,
+        logit_rows: LOGIT_ROWS,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::new(&model, &options)?;
+    let bar = progress::steps_bar(0, "chunks");
+    let begin = Instant::now();
+    let forward = |chunk: &[_], first, sink: &mut dyn FnMut(usize, &[f32])| {
+        session.clear();
+        session.extend_with(chunk, first, sink)
+    };
+    let step = |done: usize, of: usize, so_far: &Perplexity| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        bar.suspend(|| out::note(format_args!("[{done}/{of}] {so_far}")));
+        if interrupt::asked() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    interrupt::reset();
+    let measured =
+        perplexity::<SessionError>(&tokens, bos, args.chunk, args.chunks, forward, step)?;
+    bar.finish_and_clear();
+    if interrupt::asked() {
+        bail!(interrupt::Interrupted);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    if args.json {
+        let document = json!({
+            "schema": 1,
+            "model": path.display().to_string(),
+            "text": args.text.display().to_string(),
+            "chunk": args.chunk,
+            "tokens": tokens.len(),
+            "scored": measured.count,
+            "ppl": measured.value(),
+            "ppl_error": measured.error(),
+            "mean_nll": measured.nll / measured.count as f64,
+            "seconds": seconds,
+        });
+        return Ok(out::print_json(&document)?);
+    }
+    Ok(out::print_line(measured)?)
+}

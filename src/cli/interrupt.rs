@@ -1,0 +1,68 @@
+//! Ctrl-C: the first one asks the work at hand to stop, a second one ends the program.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// The exit status of a program that Ctrl-C ended.
+pub(crate) const EXIT_STATUS: u8 = 130;
+
+/// Set by Ctrl-C; installs the handler on first use.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    let flag = ASKED.get_or_init(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&flag);
+        let handler = move || {
+            if seen.swap(true, SeqCst) {
+                leave();
+            }
+        };
+        // Without a handler Ctrl-C ends the program at once, which is what the system does anyway.
+        if let Err(e) = ctrlc::set_handler(handler) {
+            super::out::detail(format_args!("Ctrl-C cannot be handled: {e}"));
+        }
+        flag
+    });
+    Arc::clone(flag)
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the second Ctrl-C: whatever hangs shall not keep the user"
+)]
+fn leave() {
+    std::process::exit(EXIT_STATUS.into());
+}
+
+/// Whether Ctrl-C was pressed since the last [`reset`].
+pub(crate) fn asked() -> bool {
+    flag().load(SeqCst)
+}
+
+/// Forgets a Ctrl-C that was followed.
+pub(crate) fn reset() {
+    flag().store(false, SeqCst);
+}
+
+/// What a command returns that Ctrl-C ended.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ended by Ctrl-C")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Whether an error is a consequence of Ctrl-C.
+pub(crate) fn was_followed(e: &anyhow::Error) -> bool {
+    e.is::<Interrupted>()
+        || (asked()
+            && e.downcast_ref::<chaski_convert::ConvertError>()
+                .is_some_and(|e| matches!(e, chaski_convert::ConvertError::Cancelled)))
+}

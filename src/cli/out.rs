@@ -1,0 +1,150 @@
+//! Standard output is the answer, standard error is everything else.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+const QUIET: u8 = 0;
+const NORMAL: u8 = 1;
+const VERBOSE: u8 = 2;
+
+static LEVEL: AtomicU8 = AtomicU8::new(NORMAL);
+
+/// Sets how much [`note`] and [`detail`] print.
+pub(crate) fn set_level(quiet: bool, verbose: bool) {
+    let level = if quiet {
+        QUIET
+    } else if verbose {
+        VERBOSE
+    } else {
+        NORMAL
+    };
+    LEVEL.store(level, Ordering::Relaxed);
+}
+
+/// Whether a progress bar may be drawn.
+pub(crate) fn wants_progress() -> bool {
+    LEVEL.load(Ordering::Relaxed) != QUIET && io::stderr().is_terminal()
+}
+
+/// Whether `--quiet` was given.
+pub(crate) fn is_quiet() -> bool {
+    LEVEL.load(Ordering::Relaxed) == QUIET
+}
+
+/// A line on standard error, unless `--quiet`.
+pub(crate) fn note(line: impl Display) {
+    if LEVEL.load(Ordering::Relaxed) >= NORMAL {
+        error_line(line);
+    }
+}
+
+/// A line on standard error, only with `--verbose`.
+pub(crate) fn detail(line: impl Display) {
+    if LEVEL.load(Ordering::Relaxed) >= VERBOSE {
+        error_line(line);
+    }
+}
+
+/// A line on standard error, always.
+pub(crate) fn error_line(line: impl Display) {
+    // Nobody is left to tell when standard error is gone.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Text on standard output, at once.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A line on standard output.
+pub(crate) fn print_line(line: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A JSON document on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    out.flush()
+}
+
+/// `1.23 GiB` and the like; bytes below 1 KiB as they are.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", UNITS[unit])
+}
+
+/// Left-aligned first column, right-aligned others, two spaces between.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let n = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(c))
+            .map(|s| s.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..n).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(c, cell)| {
+                let w = widths[c];
+                if c == 0 {
+                    format!("{cell:<w$}")
+                } else {
+                    format!("{cell:>w$}")
+                }
+            })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_in_binary_units() {
+        for (n, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1 << 30, "1.00 GiB"),
+            (1 << 50, "1024.00 TiB"),
+        ] {
+            assert_eq!(bytes(n), want);
+        }
+    }
+
+    #[test]
+    fn tables_align_their_columns() {
+        let rows = vec![
+            vec!["a".into(), "10".into()],
+            vec!["bcd".into(), "7".into()],
+        ];
+        assert_eq!(table(&rows), "a    10\nbcd   7\n");
+    }
+}

@@ -1,0 +1,120 @@
+//! `chaski run`.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Read},
+};
+
+use anyhow::{Context, bail};
+use chaski::generate::FinishReason;
+use serde::Serialize;
+
+use super::{
+    answer::{Answer, Figures, Talker, TokenRecord},
+    args::RunArgs,
+    chat,
+    conversation::Conversation,
+    out, resolve,
+};
+
+/// A prompt is text that somebody wrote; more than this is another kind of file.
+const MAX_PROMPT_BYTES: u64 = 64 << 20;
+
+/// The document that `run --json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    model: String,
+    text: &'a str,
+    finish_reason: FinishReason,
+    seed: u64,
+    prompt_tokens: usize,
+    token_ids: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<&'a [TokenRecord]>,
+    timings: Figures,
+}
+
+/// Answers a prompt, or chats.
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let prompt = prompt(args)?;
+    if prompt.is_none() && (args.json || args.raw) {
+        bail!("there is no prompt: give one as an argument, with -f, or on standard input");
+    }
+    let path = resolve::resolve(&args.model.model, args.model.quant)?;
+    let mut talker = Talker::open(&path, &args.session, &args.sampling)?;
+    let Some(prompt) = prompt else {
+        return chat::chat(&mut talker, args);
+    };
+    let tokens = if args.raw {
+        talker.encode_raw(&prompt)?
+    } else {
+        let mut conversation = Conversation::new(args.system.as_deref());
+        conversation.push("user", &prompt);
+        talker.encode_chat(&conversation.turns)?
+    };
+    if tokens.is_empty() {
+        bail!("the prompt is empty");
+    }
+    let mut ends_line = true;
+    let answer = talker.answer(&tokens, args.predict, &args.stop, args.logprobs, |piece| {
+        if !args.json && !piece.is_empty() {
+            ends_line = piece.ends_with('\n');
+            out::print(piece)?;
+        }
+        Ok(())
+    })?;
+    if args.json {
+        print_json(&talker, args, &answer)?;
+    } else if !ends_line {
+        out::print("\n")?;
+    }
+    out::note(format_args!("[{}]", answer.figures.line(answer.finish)));
+    if args.sampling.seed.is_none() && talker.sampler.options().temperature > 0.0 {
+        out::note(format_args!("[seed {}]", talker.sampler.options().seed));
+    }
+    Ok(())
+}
+
+fn print_json(talker: &Talker, args: &RunArgs, answer: &Answer) -> anyhow::Result<()> {
+    let document = Document {
+        schema: 1,
+        model: talker.model.path().display().to_string(),
+        text: &answer.text,
+        finish_reason: answer.finish,
+        seed: talker.sampler.options().seed,
+        prompt_tokens: answer.figures.n_prompt,
+        token_ids: answer.tokens.iter().map(|t| t.id.0).collect(),
+        tokens: args.logprobs.is_some().then_some(&answer.tokens[..]),
+        timings: answer.figures,
+    };
+    Ok(out::print_json(&document)?)
+}
+
+/// The prompt from the argument, a file or standard input; `None` on a terminal.
+fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(Some(prompt.clone()));
+    }
+    if let Some(path) = &args.file {
+        let named = || format!("the prompt file {} cannot be read", path.display());
+        let file = fs::File::open(path).with_context(named)?;
+        return read(file).with_context(named).map(Some);
+    }
+    if io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let text = read(io::stdin().lock()).context("the prompt on standard input cannot be read")?;
+    Ok(Some(
+        text.strip_suffix('\n').map_or(text.clone(), str::to_owned),
+    ))
+}
+
+fn read(from: impl Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_PROMPT_BYTES {
+        bail!("it is longer than {}", out::bytes(MAX_PROMPT_BYTES));
+    }
+    Ok(String::from_utf8(bytes).context("it is not UTF-8")?)
+}

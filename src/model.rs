@@ -1,0 +1,271 @@
+//! A model, open.
+
+use std::{
+    error::Error,
+    fmt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use chaski_kernels_simd::{Kernels, LevelError};
+use chaski_models::{
+    Config,
+    metadata::{MetadataError, ModelMetadata},
+    tokenizer::{Tokenizer, TokenizerError, decompress_canonical},
+};
+use chaski_quant::container::{Container, ContainerError, SectionKind};
+
+use crate::weights::{Weights, WeightsError};
+
+/// A `.chaski` file, mapped and checked. Share it between sessions behind an `Arc`.
+#[derive(Debug)]
+pub struct Model {
+    path: PathBuf,
+    metadata: ModelMetadata,
+    weights: Weights,
+    kernels: &'static Kernels,
+    load_time: Duration,
+}
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// The kernels to use; `None`: those that `CHASKI_SIMD` names, or the best of this CPU.
+    pub kernels: Option<&'static Kernels>,
+}
+
+/// Why a model could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file is no sound container.
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: ContainerError,
+    },
+    /// Its metadata is not what this version reads.
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: MetadataError,
+    },
+    /// Its tensors are not those of its configuration.
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: WeightsError,
+    },
+    /// `CHASKI_SIMD` names something else than a level of this CPU.
+    Level(LevelError),
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container { path, .. }
+            | Self::Metadata { path, .. }
+            | Self::Weights { path, .. } => write!(f, "{} could not be opened", path.display()),
+            Self::Level(_) => f.write_str("CHASKI_SIMD cannot be followed"),
+        }
+    }
+}
+
+impl Error for ModelError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Container { source, .. } => Some(source),
+            Self::Metadata { source, .. } => Some(source),
+            Self::Weights { source, .. } => Some(source),
+            Self::Level(e) => Some(e),
+        }
+    }
+}
+
+impl Model {
+    /// Maps the file at `path` and checks all of it but the tensors' own bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] names the file, and its causes what is wrong with it.
+    pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let begin = Instant::now();
+        let container = Container::open(path).map_err(|source| ModelError::Container {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut model = Self::from_container(container, path, options)?;
+        model.load_time = begin.elapsed();
+        Ok(model)
+    }
+
+    /// The same for a container that is open; `path` is only what errors name.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_container(
+        container: Container,
+        path: &Path,
+        options: &ModelOptions,
+    ) -> Result<Self, ModelError> {
+        let begin = Instant::now();
+        let kernels = match options.kernels {
+            Some(kernels) => kernels,
+            None => Kernels::from_env().map_err(ModelError::Level)?,
+        };
+        let metadata = ModelMetadata::from_json(container.metadata()).map_err(|source| {
+            ModelError::Metadata {
+                path: path.to_owned(),
+                source,
+            }
+        })?;
+        let weights =
+            Weights::bind(container, &metadata.config).map_err(|source| ModelError::Weights {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            path: path.to_owned(),
+            metadata,
+            weights,
+            kernels,
+            load_time: begin.elapsed(),
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says of itself.
+    pub const fn metadata(&self) -> &ModelMetadata {
+        &self.metadata
+    }
+
+    /// The hyperparameters.
+    pub const fn config(&self) -> &Config {
+        self.weights.config()
+    }
+
+    /// The tensors.
+    pub const fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The kernels that sessions use.
+    pub const fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// How long it took to open.
+    pub const fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// Loads the tokenizer: from its fast form, or, where that is of another version, from the
+    /// original document, which takes longer and is noted.
+    ///
+    /// # Errors
+    ///
+    /// The file has none, or it is broken.
+    pub fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerLoadError> {
+        load_tokenizer(self.weights.container(), &self.metadata)
+    }
+}
+
+/// The longest `tokenizer.json` that is decompressed. Those of 256k entries have 35 MB.
+const MAX_TOKENIZER_JSON: usize = 256 << 20;
+
+/// A tokenizer, and what there is to say about loading it.
+#[derive(Debug)]
+pub struct LoadedTokenizer {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Lines for the user.
+    pub notes: Vec<String>,
+}
+
+/// Why a file's tokenizer cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TokenizerLoadError {
+    /// The file has none.
+    Missing,
+    /// It is broken.
+    Broken(TokenizerError),
+}
+
+impl fmt::Display for TokenizerLoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str(
+                "the file has no tokenizer, since its source had none (--no-tokenizer): it can be \
+                 measured, not talked to",
+            ),
+            Self::Broken(_) => f.write_str("the file's tokenizer cannot be used"),
+        }
+    }
+}
+
+impl Error for TokenizerLoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Broken(e) => Some(e),
+            Self::Missing => None,
+        }
+    }
+}
+
+fn from_canonical(bytes: &[u8], metadata: &ModelMetadata) -> Result<Tokenizer, TokenizerLoadError> {
+    let json =
+        decompress_canonical(bytes, MAX_TOKENIZER_JSON).map_err(TokenizerLoadError::Broken)?;
+    let config = metadata.extensions.get(chaski_convert::TOKENIZER_CONFIG);
+    Tokenizer::from_hf(&json, config).map_err(TokenizerLoadError::Broken)
+}
+
+fn load_tokenizer(
+    container: &Container,
+    metadata: &ModelMetadata,
+) -> Result<LoadedTokenizer, TokenizerLoadError> {
+    let mut notes = Vec::new();
+    if let Some(fast) = container.section(SectionKind::TokenizerFast) {
+        match Tokenizer::from_fast(fast) {
+            Ok(tokenizer) => return Ok(LoadedTokenizer { tokenizer, notes }),
+            Err(e @ (TokenizerError::FastVersion { .. } | TokenizerError::NotFastForm)) => {
+                notes.push(format!(
+                    "{e}: reading the original tokenizer.json, which takes longer"
+                ));
+            }
+            Err(e) => return Err(TokenizerLoadError::Broken(e)),
+        }
+    }
+    let canonical = container
+        .section(SectionKind::Tokenizer)
+        .ok_or(TokenizerLoadError::Missing)?;
+    Ok(LoadedTokenizer {
+        tokenizer: from_canonical(canonical, metadata)?,
+        notes,
+    })
+}
+
+/// Checks both forms of a file's tokenizer, if it has one: they must be readable.
+///
+/// # Errors
+///
+/// [`TokenizerLoadError::Broken`].
+pub fn check_tokenizer(
+    container: &Container,
+    metadata: &ModelMetadata,
+) -> Result<(), TokenizerLoadError> {
+    let Some(canonical) = container.section(SectionKind::Tokenizer) else {
+        return Ok(());
+    };
+    from_canonical(canonical, metadata)?;
+    load_tokenizer(container, metadata).map(|_| ())
+}

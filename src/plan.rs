@@ -1,0 +1,55 @@
+//! The memory that a session takes, told before anything of it is allocated.
+
+use serde::Serialize;
+
+use crate::{
+    backend::cpu::Buffers,
+    model::Model,
+    session::{SessionError, SessionOptions, kv_shape, limits},
+};
+
+/// Bytes, by what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Positions of the context.
+    pub context_len: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Positions computed at once.
+    pub ubatch: usize,
+    /// Weights, mapped from the file: shared with every process that runs it, and given back by the
+    /// system when memory is short.
+    pub weights_mapped: u64,
+    /// Keys and values.
+    pub kv_cache: u64,
+    /// Activations and logits that all threads share.
+    pub activations: u64,
+    /// What each thread has for itself, all threads together.
+    pub scratch: u64,
+    /// All but the weights.
+    pub total_private: u64,
+}
+
+/// What [`Session::new`](crate::Session::new) would allocate.
+///
+/// # Errors
+///
+/// An option is out of its range.
+pub fn plan(model: &Model, options: &SessionOptions) -> Result<MemoryPlan, SessionError> {
+    let limits = limits(model, options)?;
+    let shape = kv_shape(model, &limits);
+    let pages = shape.pages(limits.context_len) as u64;
+    let (activations, own) = Buffers::bytes(model.config(), &limits);
+    let kv_cache = pages * shape.page_bytes() as u64;
+    let scratch = own * limits.threads as u64;
+    Ok(MemoryPlan {
+        context_len: limits.context_len,
+        threads: limits.threads,
+        ubatch: limits.rows,
+        weights_mapped: model.weights().container().file_len(),
+        kv_cache,
+        activations,
+        scratch,
+        total_private: kv_cache + activations + scratch,
+    })
+}

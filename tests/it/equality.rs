@@ -1,0 +1,176 @@
+//! The same file and the same tokens give the same logits, bit for bit: as the oracle's, on every
+//! SIMD level, with any number of threads, for any split of the text, in any batch size.
+
+use std::sync::Arc;
+
+use chaski::{Model, Session, SessionOptions};
+use chaski_kernels_simd::Kernels;
+use chaski_models::{TokenId, reference::KvType, testing::Variant};
+use chaski_quant::QuantType;
+
+use crate::tiny;
+
+fn session(model: &Arc<Model>, kv_type: KvType, threads: usize, ubatch: usize) -> Session {
+    let options = SessionOptions {
+        context_len: Some(700),
+        kv_type,
+        ubatch,
+        threads: Some(threads),
+        logit_rows: 5,
+    };
+    Session::new(model, &options).unwrap()
+}
+
+/// The bits of the logits after each token from `first` on, the text read in parts.
+fn bits(session: &mut Session, parts: &[&[TokenId]], first: usize) -> Vec<u32> {
+    let (mut bits, mut start) = (Vec::new(), 0);
+    for part in parts {
+        let mut sink = |i: usize, logits: &[f32]| {
+            if start + i >= first {
+                bits.extend(logits.iter().map(|l| l.to_bits()));
+            }
+        };
+        session
+            .extend_with(part, first.saturating_sub(start), &mut sink)
+            .unwrap();
+        start += part.len();
+    }
+    bits
+}
+
+fn by_definition(
+    variant: Variant,
+    qtype: Option<QuantType>,
+    kv_type: KvType,
+    text: &[TokenId],
+) -> Vec<u32> {
+    let mut reference = tiny::reference(variant, qtype, kv_type);
+    reference
+        .logits(text)
+        .unwrap()
+        .iter()
+        .map(|l| l.to_bits())
+        .collect()
+}
+
+/// Compares without printing megabytes.
+fn assert_same(got: &[u32], want: &[u32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: number of logits");
+    if let Some(i) = (0..got.len()).find(|&i| got[i] != want[i]) {
+        let [got, want] = [got[i], want[i]].map(f32::from_bits);
+        panic!("{what}: logit {i} is {got:e}, by definition {want:e}");
+    }
+}
+
+#[test]
+fn every_variant_is_computed_as_defined_on_every_level() {
+    for variant in Variant::ALL {
+        let bytes = tiny::container(variant, None);
+        let text = tiny::text(&variant.config(), 70);
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
+            let want = by_definition(variant, None, kv_type, &text);
+            for kernels in Kernels::available() {
+                let model = tiny::model(&bytes, kernels);
+                let got = bits(&mut session(&model, kv_type, 2, 64), &[&text], 0);
+                let what = format!("{} {kv_type:?} {}", variant.name(), kernels.name());
+                assert_same(&got, &want, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_type_is_computed_as_defined_on_every_level() {
+    for qtype in QuantType::ALL {
+        let bytes = tiny::container(Variant::LlamaUntied, Some(qtype));
+        let text = tiny::text(&Variant::LlamaUntied.config(), 40);
+        let want = by_definition(Variant::LlamaUntied, Some(qtype), KvType::F16, &text);
+        for kernels in Kernels::available() {
+            let model = tiny::model(&bytes, kernels);
+            let got = bits(&mut session(&model, KvType::F16, 1, 256), &[&text], 0);
+            assert_same(&got, &want, &format!("{qtype} {}", kernels.name()));
+        }
+    }
+}
+
+#[test]
+fn threads_batches_and_splits_change_no_bit() {
+    // 600 positions: more than one span of attention, windowed and not.
+    for variant in [Variant::Llama, Variant::Qwen2Window] {
+        let bytes = tiny::container(variant, Some(QuantType::Q4));
+        let text = tiny::text(&variant.config(), 600);
+        let first = 560;
+        let model = tiny::model(&bytes, Kernels::best());
+        let whole = bits(&mut session(&model, KvType::F16, 1, 600), &[&text], first);
+        for threads in [1, 2, 3, 4, 8, 16] {
+            for ubatch in [1, 7, 8, 9, 64, 600] {
+                if ubatch == 1 && threads > 4 {
+                    continue;
+                }
+                let got = bits(
+                    &mut session(&model, KvType::F16, threads, ubatch),
+                    &[&text],
+                    first,
+                );
+                assert_same(
+                    &got,
+                    &whole,
+                    &format!("{threads} threads, batches of {ubatch}"),
+                );
+            }
+        }
+        let decodes: Vec<&[TokenId]> = text.chunks(1).collect();
+        let got = bits(&mut session(&model, KvType::F16, 2, 64), &decodes, first);
+        assert_same(&got, &whole, "token by token");
+        let (a, rest) = text.split_at(63);
+        let (b, c) = rest.split_at(2);
+        let got = bits(&mut session(&model, KvType::F16, 2, 64), &[a, b, c], first);
+        assert_same(&got, &whole, "in three parts");
+    }
+}
+
+#[test]
+fn going_back_and_reading_on_changes_no_bit() {
+    let variant = Variant::Mistral;
+    let bytes = tiny::container(variant, Some(QuantType::Q6));
+    let text = tiny::text(&variant.config(), 150);
+    let model = tiny::model(&bytes, Kernels::best());
+    let mut fresh = session(&model, KvType::Q8, 2, 64);
+    fresh.extend(&text).unwrap();
+    let want: Vec<u32> = fresh
+        .logits()
+        .unwrap()
+        .iter()
+        .map(|l| l.to_bits())
+        .collect();
+    let mut s = session(&model, KvType::Q8, 2, 64);
+    let mut other = text.clone();
+    other[70..].iter_mut().for_each(|t| t.0 = (t.0 + 1) % 300);
+    s.extend(&other).unwrap();
+    assert_eq!(s.set_text(&text).unwrap(), 70);
+    assert_eq!(s.tokens(), &text[..]);
+    let got: Vec<u32> = s.logits().unwrap().iter().map(|l| l.to_bits()).collect();
+    assert_same(&got, &want, "after a common beginning of 70");
+    // The whole text is known: its last token is read again.
+    assert_eq!(s.set_text(&text).unwrap(), 149);
+    let got: Vec<u32> = s.logits().unwrap().iter().map(|l| l.to_bits()).collect();
+    assert_same(&got, &want, "the same text again");
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_with_both_numbers() {
+    let bytes = tiny::container(Variant::Llama, Some(QuantType::Q8));
+    let model = tiny::model(&bytes, Kernels::best());
+    let mut s = session(&model, KvType::F16, 1, 64);
+    let text = tiny::text(model.config(), 701);
+    let err = s.extend(&text).unwrap_err().to_string();
+    assert!(err.contains("701") && err.contains("700"), "{err}");
+    assert!(s.tokens().is_empty() && s.logits().is_none());
+    s.extend(&text[..700]).unwrap();
+    let err = s.extend(&text[..1]).unwrap_err().to_string();
+    assert!(err.contains("701") && err.contains("700"), "{err}");
+    let err = s.set_text(&[TokenId(1 << 30)]).unwrap_err().to_string();
+    assert!(err.contains("1073741824"), "{err}");
+    assert!(s.extend(&[]).is_err());
+    assert_eq!(s.tokens().len(), 700);
+}

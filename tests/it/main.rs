@@ -1,0 +1,4 @@
+//! Tests across the crates, in one binary.
+
+mod equality;
+mod tiny;
