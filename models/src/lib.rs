@@ -5,6 +5,7 @@
 //! * [`rope`]: the frequencies of the rotary embedding.
 //! * [`forward`]: the one forward pass, which backends implement phase by phase.
 //! * [`metadata`]: what the JSON section of a container holds.
+//! * [`tokenizer`]: text to tokens and back.
 //! * [`TokenId`]: a token's number.
 //!
 //! With the feature `testing`: `testing`, seeded tiny models, and `reference`, the oracle of a whole
@@ -21,6 +22,7 @@ pub mod tensors;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod token_id;
+pub mod tokenizer;
 
 pub use arch::ArchId;
 pub use config::{Config, ConfigError, RopeScaling};

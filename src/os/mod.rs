@@ -8,12 +8,17 @@ use std::{collections::BTreeSet, fs, thread};
 /// Threads that a session uses unless told otherwise: the physical cores among the processors that
 /// this process may use, and no more than its quota allows.
 pub fn default_threads() -> usize {
-    // Covers the affinity mask and, on Linux, the quota of the control group.
-    let logical = thread::available_parallelism().map_or(1, usize::from);
+    let logical = n_cpus();
     match physical_cores() {
         Some(cores) => cores.clamp(1, logical),
         None => logical,
     }
+}
+
+/// Processors that this process may use at once.
+pub fn n_cpus() -> usize {
+    // Covers the affinity mask and, on Linux, the quota of the control group.
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Physical cores among the processors of the affinity mask, where Linux tells.
