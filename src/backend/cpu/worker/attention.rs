@@ -178,7 +178,8 @@ impl Worker<'_> {
         let n = rows.len() * job.config.gqa_group();
         let queries = &scratch.queries[..n * job.config.head_dim];
         let ranges = &mut scratch.ranges[..n];
-        let (total, states) = scratch.states.split_at_mut(scratch.states.len() / 2);
+        let half = scratch.states.len() / 2;
+        let (total, states) = scratch.states.split_at_mut(half);
         let (total, states) = (&mut total[..n * len], &mut states[..n * len]);
         total.chunks_exact_mut(len).for_each(clear);
         let pos = |row: usize| job.index.rows[row].pos;
