@@ -38,6 +38,8 @@ mod progress;
 mod recipe;
 mod report;
 pub mod source;
+#[cfg(test)]
+mod tests;
 
 pub use error::ConvertError;
 pub use note::Note;

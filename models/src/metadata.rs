@@ -413,3 +413,159 @@ fn field_error(field: &str, expected: impl fmt::Display, got: impl fmt::Display)
         got: got.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::Variant;
+
+    fn metadata() -> ModelMetadata {
+        let error = RoleError {
+            n: 10,
+            bytes: 40,
+            sum_sq: 2.5,
+            err_sq: 0.1,
+            max_abs_err: 0.3,
+        };
+        ModelMetadata {
+            version: METADATA_VERSION,
+            config: Variant::Llama3Scaled.config(),
+            chat_template: Some("{{ bos_token }}".to_owned()),
+            generation: GenerationDefaults {
+                eos_token_ids: vec![TokenId(313), TokenId(315)],
+                temperature: Some(0.7),
+                top_k: Some(20),
+                ..GenerationDefaults::default()
+            },
+            tokenizer: SpecialIds {
+                bos: Some(TokenId(312)),
+                eos: Some(TokenId(313)),
+                add_bos: true,
+                ..SpecialIds::default()
+            },
+            provenance: Provenance {
+                converter: "chaski 0.1.0".to_owned(),
+                source: "tiny".to_owned(),
+                files: vec![SourceFile {
+                    name: "model.safetensors".to_owned(),
+                    bytes: 1000,
+                    sha256: "0123456789abcdef".repeat(4),
+                }],
+                options: BTreeMap::from([("quant".to_owned(), "q4".to_owned())]),
+                notes: vec!["config field `x` is not known".to_owned()],
+            },
+            recipe: RecipeInfo {
+                name: "q4".to_owned(),
+                version: 1,
+                types: BTreeMap::from([(Role::AttnQ, QuantType::Q4), (Role::AttnV, QuantType::Q6)]),
+            },
+            report: BTreeMap::from([(Role::AttnQ, error), (Role::AttnV, error)]),
+            extensions: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_document_survives_its_json() {
+        let want = metadata();
+        let json = want.to_json().unwrap();
+        assert!(json.contains("\"attn_v\": \"q6\""), "{json}");
+        let got = ModelMetadata::from_json(&json).unwrap();
+        assert_eq!(got, want);
+        assert_eq!(got.to_json().unwrap(), json);
+        assert_eq!(got.end_ids(), [313, 315, 314].map(TokenId));
+        let nmse = want.report[&Role::AttnQ].nmse();
+        assert!((nmse - 0.04).abs() < 1e-9);
+        assert!((want.report[&Role::AttnQ].sqnr_db() - 13.979_4).abs() < 1e-4);
+        assert_eq!(RoleError::default().nmse(), 0.0);
+    }
+
+    /// The error and all its causes.
+    fn refusal(json: &Value) -> String {
+        let error = ModelMetadata::from_json(&json.to_string()).unwrap_err();
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        format!("{error}: {cause}")
+    }
+
+    #[test]
+    fn hostile_documents_are_refused_by_name() {
+        let good: Value = serde_json::from_str(&metadata().to_json().unwrap()).unwrap();
+        let cases = [
+            ("/version", json!(2), "`version`"),
+            ("/version", json!(-1), "form"),
+            ("/config/dim", json!(0), "`dim`"),
+            ("/config/n_layers", json!(u64::MAX), "`n_layers`"),
+            ("/config/arch", json!("gpt2"), "gpt2"),
+            ("/config/dim", json!("64"), "form"),
+            (
+                "/generation/temperature",
+                json!(-1),
+                "`generation.temperature`",
+            ),
+            (
+                "/generation/eos_token_ids/0",
+                json!(320),
+                "`generation.eos_token_ids`",
+            ),
+            ("/tokenizer/bos", json!(320), "`tokenizer.bos`"),
+            (
+                "/provenance/files/0/sha256",
+                json!("xyz"),
+                "`provenance.files.sha256`",
+            ),
+            ("/recipe/types", json!({"attn_q": "q3"}), "`q3`"),
+            ("/recipe/types", json!({"attn_x": "q4"}), "`attn_x`"),
+            ("/report/attn_q/err_sq", json!(-1), "`report.attn_q`"),
+            ("/report/attn_q/err_sq", json!(null), "form"),
+            (
+                "/chat_template",
+                json!("x".repeat(MAX_TEMPLATE_BYTES + 1)),
+                "`chat_template`",
+            ),
+        ];
+        for (pointer, value, want) in cases {
+            let mut json = good.clone();
+            *json.pointer_mut(pointer).unwrap() = value;
+            let got = refusal(&json);
+            assert!(got.contains(want), "{pointer}: {got}");
+        }
+        for pointer in [
+            "",
+            "/config",
+            "/generation",
+            "/tokenizer",
+            "/provenance",
+            "/recipe",
+        ] {
+            let mut json = good.clone();
+            json.pointer_mut(pointer).unwrap()["surprise"] = json!(1);
+            assert!(refusal(&json).contains("`surprise`"), "{pointer}");
+        }
+        for text in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "{\"version\": 1}",
+            "{\"version\": 1e999}",
+        ] {
+            assert!(ModelMetadata::from_json(text).is_err(), "{text}");
+        }
+        let long = " ".repeat(MAX_METADATA_BYTES + 1);
+        let error = ModelMetadata::from_json(&long).unwrap_err();
+        assert!(matches!(error, MetadataError::TooLong { .. }));
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_not_written() {
+        let mut m = metadata();
+        m.generation.top_p = Some(f32::NAN);
+        assert!(
+            m.to_json()
+                .unwrap_err()
+                .to_string()
+                .contains("`generation.top_p`")
+        );
+    }
+}

@@ -101,3 +101,53 @@ impl RopeTable {
         fill(&self.inv_freqs, pos, cos, sin);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Variant;
+
+    #[test]
+    fn frequencies_fall_from_one_as_powers_of_theta() {
+        let mut config = Variant::Llama.config();
+        config.rope_theta = 65536.0;
+        let f = inv_freqs(&config);
+        let want = [1.0, 0.25, 0.0625, 0.015625].map(|v: f64| v);
+        assert_eq!(f[..4], want);
+        assert_eq!(f.len(), config.head_dim / 2);
+    }
+
+    #[test]
+    fn llama3_keeps_short_waves_divides_long_ones_and_joins_them_without_a_step() {
+        let mut config = Variant::Llama3Scaled.config();
+        config.head_dim = 4096;
+        let scaled = inv_freqs(&config);
+        config.rope_scaling = RopeScaling::None;
+        let plain = inv_freqs(&config);
+        let mut last = 1.0;
+        for (p, s) in plain.iter().zip(&scaled) {
+            let (wavelength, ratio) = (TAU / p, p / s);
+            if wavelength < 128.0 / 4.0 {
+                assert_eq!(ratio, 1.0);
+            } else if wavelength > 128.0 {
+                assert_eq!(ratio, 8.0);
+            }
+            assert!(ratio >= last && ratio < last * 1.05, "{ratio} after {last}");
+            last = ratio;
+        }
+    }
+
+    #[test]
+    fn a_position_is_rounded_once() {
+        let freqs = [1.0, 0.1, 1e-4];
+        let (mut cos, mut sin) = ([0.0; 3], [0.0; 3]);
+        fill(&freqs, 131_071, &mut cos, &mut sin);
+        for i in 0..3 {
+            let angle = 131_071.0 * freqs[i];
+            // The platform's functions may differ in the last place of f64, which f32 hides.
+            assert_eq!((cos[i], sin[i]), (angle.cos() as f32, angle.sin() as f32));
+        }
+        fill(&freqs, 0, &mut cos, &mut sin);
+        assert_eq!((cos, sin), ([1.0; 3], [0.0; 3]));
+    }
+}

@@ -314,3 +314,178 @@ pub fn tensor_table(c: &Config) -> Vec<TensorSpec> {
     table.extend(last.map(|r| tensor_spec(c, r, None)));
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Variant;
+
+    fn names(v: Variant) -> Vec<String> {
+        tensor_table(&v.config())
+            .into_iter()
+            .map(|t| t.name)
+            .collect()
+    }
+
+    #[test]
+    fn the_file_order_is_that_of_use() {
+        let got = names(Variant::Llama).join(" ");
+        let layer = |l: usize| {
+            [
+                "attn_norm",
+                "attn_q",
+                "attn_k",
+                "attn_v",
+                "attn_output",
+                "ffn_norm",
+                "ffn_gate",
+            ]
+            .into_iter()
+            .chain(["ffn_up", "ffn_down"])
+            .map(|n| format!("blk.{l}.{n} "))
+            .collect::<String>()
+        };
+        assert_eq!(
+            got,
+            format!("token_embd {}{}output_norm", layer(0), layer(1))
+        );
+        let qwen2 = names(Variant::Qwen2);
+        assert_eq!(
+            qwen2[1..10].join(" ").replace("blk.0.", ""),
+            "attn_norm attn_q attn_k attn_v attn_q.bias attn_k.bias attn_v.bias attn_output ffn_norm"
+        );
+        let qwen3 = names(Variant::Qwen3);
+        assert_eq!(
+            qwen3[4..8].join(" ").replace("blk.0.", ""),
+            "attn_v attn_q_norm attn_k_norm attn_output"
+        );
+        assert_eq!(qwen3.last().unwrap(), "output");
+    }
+
+    #[test]
+    fn names_of_the_sources_and_shapes() {
+        let c = Variant::Qwen3.config();
+        let spec = |role, layer| tensor_spec(&c, role, layer);
+        let cases = [
+            (
+                Role::TokenEmbd,
+                None,
+                "model.embed_tokens.weight",
+                "token_embd.weight",
+                [320, 64],
+            ),
+            (
+                Role::AttnQ,
+                Some(1),
+                "model.layers.1.self_attn.q_proj.weight",
+                "blk.1.attn_q.weight",
+                [128, 64],
+            ),
+            (
+                Role::AttnK,
+                Some(1),
+                "model.layers.1.self_attn.k_proj.weight",
+                "blk.1.attn_k.weight",
+                [64, 64],
+            ),
+            (
+                Role::AttnVBias,
+                Some(0),
+                "model.layers.0.self_attn.v_proj.bias",
+                "blk.0.attn_v.bias",
+                [1, 64],
+            ),
+            (
+                Role::AttnQNorm,
+                Some(0),
+                "model.layers.0.self_attn.q_norm.weight",
+                "blk.0.attn_q_norm.weight",
+                [1, 32],
+            ),
+            (
+                Role::AttnOut,
+                Some(0),
+                "model.layers.0.self_attn.o_proj.weight",
+                "blk.0.attn_output.weight",
+                [64, 128],
+            ),
+            (
+                Role::FfnNorm,
+                Some(0),
+                "model.layers.0.post_attention_layernorm.weight",
+                "blk.0.ffn_norm.weight",
+                [1, 64],
+            ),
+            (
+                Role::FfnDown,
+                Some(0),
+                "model.layers.0.mlp.down_proj.weight",
+                "blk.0.ffn_down.weight",
+                [64, 96],
+            ),
+            (
+                Role::OutputNorm,
+                None,
+                "model.norm.weight",
+                "output_norm.weight",
+                [1, 64],
+            ),
+            (
+                Role::Output,
+                None,
+                "lm_head.weight",
+                "output.weight",
+                [320, 64],
+            ),
+        ];
+        for (role, layer, hf, gguf, [rows, cols]) in cases {
+            let t = spec(role, layer);
+            assert_eq!((t.hf_name.as_str(), t.gguf_name.as_str()), (hf, gguf));
+            assert_eq!(
+                (t.rows, t.cols, t.vector),
+                (rows, cols, role.is_vector()),
+                "{role}"
+            );
+        }
+        // Heads of 24 rows are padded to 32 each.
+        let untied = Variant::LlamaUntied.config();
+        let q = tensor_spec(&untied, Role::AttnQ, Some(0))
+            .layout(QuantType::Q4)
+            .unwrap();
+        assert_eq!((q.rows(), q.row_group(), q.n_tiles()), (72, 24, 6));
+    }
+
+    #[test]
+    fn names_are_unique_and_every_matrix_has_a_layout() {
+        for v in Variant::ALL {
+            let table = tensor_table(&v.config());
+            for t in &table {
+                let same = |u: &&TensorSpec| {
+                    u.name == t.name || u.hf_name == t.hf_name || u.gguf_name == t.gguf_name
+                };
+                assert_eq!(table.iter().filter(same).count(), 1, "{}", t.name);
+                for qtype in QuantType::ALL {
+                    assert!(t.layout(qtype).is_ok(), "{}", t.name);
+                }
+                assert_eq!(t.name, tensor_name(t.role, t.layer));
+            }
+        }
+    }
+
+    #[test]
+    fn role_names_round_trip() {
+        for (i, role) in Role::ALL.into_iter().enumerate() {
+            assert_eq!(role as usize, i);
+            assert_eq!(role.name().parse(), Ok(role));
+            let json = serde_json::to_string(&role).unwrap();
+            assert_eq!(serde_json::from_str::<Role>(&json).unwrap(), role);
+        }
+        let error = serde_json::from_str::<Role>("\"attn_x\"")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`attn_x`") && error.contains("attn_q.bias"),
+            "{error}"
+        );
+    }
+}

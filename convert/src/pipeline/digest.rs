@@ -64,7 +64,7 @@ mod tests {
         // FIPS 180-4: "abc", and a million times "a".
         let files = [file("abc", b"abc"), file("a", &vec![b'a'; 1_000_000])];
 
-        let got = sha256(files, &AtomicBool::new(false)).unwrap().unwrap();
+        let got = sha256(&files, &AtomicBool::new(false)).unwrap().unwrap();
         assert_eq!(
             got,
             [
@@ -72,9 +72,9 @@ mod tests {
                 "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
             ]
         );
-        assert_eq!(sha256(files, &AtomicBool::new(true)).unwrap(), None);
+        assert_eq!(sha256(&files, &AtomicBool::new(true)).unwrap(), None);
         std::fs::write(&files[0].path, b"abcd").unwrap();
-        let err = sha256(files, &AtomicBool::new(false)).unwrap_err();
+        let err = sha256(&files, &AtomicBool::new(false)).unwrap_err();
         assert!(matches!(err, SourceError::Read { .. }), "{err}");
     }
 }

@@ -32,6 +32,54 @@ pub(crate) fn matmul(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
     }
 }
 
+/// The integer values of a block, `[32][16 rows]`; see [`chaski_quant::tile::values`].
+#[inline(always)]
+fn values(qtype: QuantType, block: &[u8]) -> [[i16; TILE_ROWS]; BLOCK] {
+    let mut w = [[0_i16; TILE_ROWS]; BLOCK];
+    let (scales, quants) = block.split_at(tile::scales_per_block(qtype) * TILE_ROWS);
+    if qtype == QuantType::Q8 {
+        for (i, byte) in quants.iter().enumerate() {
+            w[i / 64 * 4 + i % 4][i / 4 % 16] = i16::from(byte.cast_signed());
+        }
+        return w;
+    }
+    let (nibbles, upper) = quants.split_at(BLOCK / 2 * TILE_ROWS);
+    for (i, byte) in nibbles.iter().enumerate() {
+        let (k, row) = (i / 64 * 4 + i % 4, i / 4 % 16);
+        (w[k][row], w[16 + k][row]) = (i16::from(byte & 15), i16::from(byte >> 4));
+    }
+    match qtype {
+        QuantType::Q5 => {
+            for k in 0..BLOCK {
+                for row in 0..TILE_ROWS {
+                    w[k][row] += i16::from(upper[row * 4 + k % 4] >> (k / 4) & 1) * 16 - 16;
+                }
+            }
+        }
+        QuantType::Q6 => {
+            for k in 0..BLOCK {
+                let (vector, shift) = (k / 16 * 64, k / 4 % 4 * 2);
+                for row in 0..TILE_ROWS {
+                    w[k][row] += i16::from(upper[vector + row * 4 + k % 4] >> shift & 3) * 16 - 32;
+                }
+            }
+        }
+        _ => {
+            for (k, w) in w.iter_mut().enumerate() {
+                let scales = if qtype == QuantType::Q4H {
+                    &scales[k / 16 * 16..]
+                } else {
+                    scales
+                };
+                for (w, scale) in w.iter_mut().zip(scales) {
+                    *w = i16::from(tile::Q4_CODEBOOK[*w as usize]) + i16::from(scale & 1);
+                }
+            }
+        }
+    }
+    w
+}
+
 #[inline(always)]
 fn codes_block(
     qtype: QuantType,
@@ -40,12 +88,9 @@ fn codes_block(
     b: usize,
     out: &mut [[f32; TILE_ROWS]],
 ) {
-    let mut w = [[0_i16; TILE_ROWS]; BLOCK];
+    let w = values(qtype, block);
     let mut bs = [[0.0_f32; TILE_ROWS]; 2];
     for row in 0..TILE_ROWS {
-        for (k, v) in tile::values(qtype, block, row).into_iter().enumerate() {
-            w[k][row] = i16::from(v);
-        }
         let scales = tile::scales(qtype, block, row);
         (bs[0][row], bs[1][row]) = (f32::from(scales[0]), f32::from(scales[1]));
     }

@@ -6,7 +6,8 @@
 
 mod error;
 mod hf;
-mod hf_fields;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::ops::Range;
@@ -68,7 +69,7 @@ pub struct Config {
 
 /// How RoPE's frequencies are scaled; see [`crate::rope::inv_freqs`] for the formulas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum RopeScaling {
     /// Not at all.
     None,

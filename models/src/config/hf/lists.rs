@@ -111,7 +111,7 @@ pub(super) const REFUSED: &[(&str, Neutral, &str)] = &[
     ("vision_config", Neutral::Null, NOT_TEXT),
 ];
 
-/// Fields that [`super::hf`] reads.
+/// Fields that [`super`] reads.
 pub(super) const READ: &[&str] = &[
     "architectures",
     "attention_bias",

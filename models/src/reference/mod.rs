@@ -345,6 +345,10 @@ impl Phases for Reference {
     fn head(&mut self) -> Result<(), BackendError> {
         let wanted = self.rows.iter().zip(&self.x).filter(|(row, _)| row.logits);
         let x: Vec<_> = wanted.map(|(_, x)| x.clone()).collect();
+        if x.is_empty() {
+            self.logits.clear();
+            return Ok(());
+        }
         let tied = self.config.tied_embeddings;
         let role = if tied { Role::TokenEmbd } else { Role::Output };
         let acts = self.normed(&x, Role::OutputNorm, None);
@@ -381,3 +385,6 @@ impl Backend for Reference {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

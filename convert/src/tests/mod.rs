@@ -1,0 +1,7 @@
+//! Tests of the conversion as a whole, on small checkpoints.
+
+mod checkpoint;
+mod conversion;
+mod directory;
+mod failure;
+mod mapping;

@@ -1,0 +1,169 @@
+//! From the best scales of the groups to a row scale and integer scales.
+
+use super::{
+    Lanes,
+    grid::{Grid, clamp, round},
+    panel::{Panel, power_of_two_f64},
+    trial::{Fit, fit_group, trial},
+};
+
+/// The scales of a tile: a weight is `value(code) * v * row`, in the panel's magnitude.
+pub(super) struct Scales {
+    /// The row scale, 0 for a row of zeros.
+    pub(super) row: Lanes,
+    /// For each group the integer scale, in `-SCALE_MAX..=SCALE_MAX`.
+    pub(super) v: Vec<Lanes>,
+    /// For each group the shift, 0 or 1; 0 where `v` is 0.
+    pub(super) shift: Vec<Lanes>,
+}
+
+/// Row scales tried: the largest scale of a group becomes 127.45 (63.45), then half a step less each
+/// time. Where the other groups' scales fall between integers is what differs.
+const ROW_TRIALS: usize = 16;
+const ROW_STEP: f32 = 0.5;
+
+fn integer<G: Grid>(v: f32) -> f32 {
+    round(clamp(v, -G::SCALE_MAX, G::SCALE_MAX))
+}
+
+fn reciprocal(x: &Lanes) -> Lanes {
+    x.map(|x| if x != 0.0 { 1.0 / x } else { 0.0 })
+}
+
+/// The range of a row scale, in the panel's magnitude: in the file it is a normal number and no weight
+/// of the tile, clipped or not, decodes to infinity.
+struct RowRange {
+    lo: Lanes,
+    hi: Lanes,
+}
+
+impl RowRange {
+    fn new<G: Grid>(panel: &Panel) -> Self {
+        // Slightly less than the quotient, so that its product does not round up to infinity.
+        let top = f64::from(f32::MAX) / f64::from(G::VALUE_MAX * G::SCALE_MAX) * (1.0 - 1e-6);
+        let unit = panel.exponents.map(|e| power_of_two_f64(-e));
+        Self {
+            lo: unit.map(|u| (f64::from(f32::MIN_POSITIVE) * u) as f32),
+            hi: unit.map(|u| (top * u) as f32),
+        }
+    }
+
+    /// Zero stays zero.
+    fn apply(&self, row: Lanes) -> Lanes {
+        std::array::from_fn(|l| {
+            if row[l] == 0.0 { 0.0 } else { clamp(row[l], self.lo[l], self.hi[l]) }
+        })
+    }
+}
+
+/// Searches all scales of a tile.
+///
+/// 1. Each group's best scale ([`fit_group`]).
+/// 2. The row scale with which the integer scales come closest to those.
+/// 3. Each group's integer scale: its neighbours are tried with codes chosen for them.
+/// 4. The row scale by least squares, codes and integer scales as they are.
+#[inline(always)]
+pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]) -> Scales {
+    let of_group = |i: usize| if W { &importance[i * G::GROUP..] } else { importance };
+    let fits: Vec<Fit> = panel
+        .x
+        .chunks(G::GROUP)
+        .enumerate()
+        .map(|(i, x)| fit_group::<G, W>(x, of_group(i)))
+        .collect();
+    let range = RowRange::new::<G>(panel);
+    let row = range.apply(row_scale::<G>(&fits));
+
+    let per_row = reciprocal(&row);
+    let mut scales = Scales { row, v: Vec::new(), shift: Vec::new() };
+    let (mut num, mut den) = ([0.0_f64; 16], [0.0_f64; 16]);
+    for (i, (x, fit)) in panel.x.chunks(G::GROUP).zip(&fits).enumerate() {
+        let choice = integer_scale::<G, W>(x, of_group(i), fit, &row, &per_row);
+        for l in 0..16 {
+            let square = f64::from(choice.v[l]) * f64::from(choice.v[l]);
+            num[l] += square * f64::from(choice.xc[l]);
+            den[l] += square * f64::from(choice.cc[l]);
+        }
+        scales.v.push(choice.v);
+        scales.shift.push(choice.shift);
+    }
+    let refit = std::array::from_fn(|l| {
+        if den[l] > 0.0 { (f64::from(row[l]) * (num[l] / den[l])) as f32 } else { 0.0 }
+    });
+    scales.row = range.apply(refit);
+    scales
+}
+
+/// The row scale whose multiples come closest to the groups' scales, by the error that they add.
+#[inline(always)]
+fn row_scale<G: Grid>(fits: &[Fit]) -> Lanes {
+    let mut max = [0.0_f32; 16];
+    for fit in fits {
+        for l in 0..16 {
+            let scale = fit.scale[l].abs();
+            max[l] = if scale > max[l] { scale } else { max[l] };
+        }
+    }
+    let mut best = [0.0; 16];
+    let mut best_err = [f32::MAX; 16];
+    for i in 0..ROW_TRIALS {
+        let top = G::SCALE_MAX + 0.45 - i as f32 * ROW_STEP;
+        let row = max.map(|m| m / top);
+        let per_row = reciprocal(&row);
+        let mut err = [0.0_f32; 16];
+        for fit in fits {
+            for l in 0..16 {
+                let d = integer::<G>(fit.scale[l] * per_row[l]) * row[l] - fit.scale[l];
+                err[l] += fit.curvature[l] * (d * d);
+            }
+        }
+        for l in 0..16 {
+            let better = err[l] < best_err[l];
+            best_err[l] = if better { err[l] } else { best_err[l] };
+            best[l] = if better { row[l] } else { best[l] };
+        }
+    }
+    best
+}
+
+/// The integer scale of a group.
+struct Choice {
+    v: Lanes,
+    shift: Lanes,
+    /// Sum of weight times value, over the scale.
+    xc: Lanes,
+    /// Sum of squared values.
+    cc: Lanes,
+}
+
+/// Tries the integers about the group's best scale; 0 (all weights become zero) is always one of them.
+#[inline(always)]
+fn integer_scale<G: Grid, const W: bool>(
+    x: &[Lanes],
+    importance: &[f32],
+    fit: &Fit,
+    row: &Lanes,
+    per_row: &Lanes,
+) -> Choice {
+    let zero = [0.0; 16];
+    let mut best = Choice { v: zero, shift: zero, xc: zero, cc: zero };
+    let mut best_err = fit.energy;
+    for neighbour in G::NEIGHBOURS {
+        let v: Lanes = std::array::from_fn(|l| {
+            integer::<G>(integer::<G>(fit.scale[l] * per_row[l]) + neighbour)
+        });
+        let scale: Lanes = std::array::from_fn(|l| v[l] * row[l]);
+        let s = trial::<G, W>(x, importance, &reciprocal(&scale), &fit.shift);
+        for l in 0..16 {
+            let err = s.rr[l] * (scale[l] * scale[l]);
+            let better = scale[l] != 0.0 && err < best_err[l];
+            let pick = |new: f32, old: f32| if better { new } else { old };
+            best_err[l] = pick(err, best_err[l]);
+            best.v[l] = pick(v[l], best.v[l]);
+            best.shift[l] = pick(fit.shift[l], best.shift[l]);
+            best.xc[l] = pick(s.rc[l] + s.cc[l], best.xc[l]);
+            best.cc[l] = pick(s.cc[l], best.cc[l]);
+        }
+    }
+    best
+}
