@@ -88,7 +88,12 @@ impl fmt::Display for ConvertError {
                 "16 rows of tensor `{}` are {bytes} bytes, at most {max} are converted at a time",
                 tensor.escape_debug()
             ),
-            Self::NotFinite { tensor, row, col, value } => write!(
+            Self::NotFinite {
+                tensor,
+                row,
+                col,
+                value,
+            } => write!(
                 f,
                 "tensor `{}` has the value {value} at row {row}, column {col}: a model with such weights \
                  cannot compute anything",
@@ -97,7 +102,11 @@ impl fmt::Display for ConvertError {
             Self::Quantize { tensor, .. } => {
                 write!(f, "could not quantise tensor `{}`", tensor.escape_debug())
             }
-            Self::DiskFull { path, needed, available } => {
+            Self::DiskFull {
+                path,
+                needed,
+                available,
+            } => {
                 write!(f, "no room for {}: it takes {needed} bytes", path.display())?;
                 match available {
                     Some(available) => write!(f, ", {available} are free"),

@@ -1,4 +1,5 @@
-//! Checkpoints to chaski files: safetensors directories and GGUF files in, quantised containers out.
+//! Checkpoints to chaski files: safetensors directories and GGUF files in, quantised containers
+//! out.
 //!
 //! ```no_run
 //! use std::{ops::ControlFlow, path::Path};
@@ -23,10 +24,12 @@
 //! * [`source`]: rows of weights, a tokenizer, a config, whatever form they come in.
 //! * [`mapping`]: which tensor of the source is which of the model; nothing is left over.
 //! * [`Recipe`]: which role gets which quant type.
-//! * [`plan()`] tells what [`convert`] is going to do, [`Report`] what it did; both serialise to JSON.
+//! * [`plan()`] tells what [`convert`] is going to do, [`Report`] what it did; both serialise to
+//!   JSON.
 //!
-//! Limits: a model is one decoder of the architectures that `chaski-models` knows; weights are bf16, f16, f32 or one of
-//! GGUF's block types; memory is below 512 MiB as long as 16 rows of every matrix are below 64 MiB.
+//! Limits: a model is one decoder of the architectures that `chaski-models` knows; weights are
+//! bf16, f16, f32 or one of GGUF's block types; memory is below 512 MiB as long as 16 rows of every
+//! matrix are below 64 MiB.
 
 mod error;
 pub mod mapping;

@@ -1,7 +1,7 @@
 //! Which tensor of the source is which tensor of the model.
 //!
-//! Every tensor of the source is used, known to be implied by the config, or an error that names it; every tensor
-//! of the model is found or named. All that is wrong is told at once.
+//! Every tensor of the source is used, known to be implied by the config, or an error that names
+//! it; every tensor of the model is found or named. All that is wrong is told at once.
 
 use std::{collections::HashMap, error::Error, fmt};
 
@@ -50,7 +50,8 @@ pub struct ShapeMismatch {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum MappingError {
-    /// Tensors that are missing, unknown or of another shape; at least one of the lists is not empty.
+    /// Tensors that are missing, unknown or of another shape; at least one of the lists is not
+    /// empty.
     Tensors {
         /// Names, as the source would spell them, that the model needs and the source lacks.
         missing: Vec<String>,
@@ -73,7 +74,12 @@ pub enum MappingError {
 impl fmt::Display for MappingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tensors { missing, unknown, shapes, untied_output_missing } => {
+            Self::Tensors {
+                missing,
+                unknown,
+                shapes,
+                untied_output_missing,
+            } => {
                 f.write_str("the tensors do not fit the config")?;
                 let quoted = |t: &String| format!("`{}`", t.escape_debug());
                 list(f, "missing", missing, quoted)?;
@@ -82,8 +88,15 @@ impl fmt::Display for MappingError {
                 }
                 list(f, "unknown", unknown, quoted)?;
                 list(f, "of another shape", shapes, |s| {
-                    let ShapeMismatch { tensor, expected, got } = s;
-                    format!("`{}` is {got:?}, expected {expected:?}", tensor.escape_debug())
+                    let ShapeMismatch {
+                        tensor,
+                        expected,
+                        got,
+                    } = s;
+                    format!(
+                        "`{}` is {got:?}, expected {expected:?}",
+                        tensor.escape_debug()
+                    )
                 })
             }
             Self::Duplicate { tensor } => {
@@ -127,7 +140,9 @@ pub fn map(source: &dyn Source) -> Result<Mapping, MappingError> {
     let mut by_name = HashMap::new();
     for (index, tensor) in source.tensors().iter().enumerate() {
         if by_name.insert(&*tensor.name, index).is_some() {
-            return Err(MappingError::Duplicate { tensor: tensor.name.clone() });
+            return Err(MappingError::Duplicate {
+                tensor: tensor.name.clone(),
+            });
         }
     }
     let mut config = source.config().clone();
@@ -149,7 +164,10 @@ pub fn map(source: &dyn Source) -> Result<Mapping, MappingError> {
         };
         let tensor = &source.tensors()[index];
         if (tensor.vector, tensor.rows, tensor.cols) == (spec.vector, spec.rows, spec.cols) {
-            tensors.push(Mapped { spec, source: index });
+            tensors.push(Mapped {
+                spec,
+                source: index,
+            });
         } else {
             shapes.push(ShapeMismatch {
                 tensor: tensor.name.clone(),
@@ -161,17 +179,30 @@ pub fn map(source: &dyn Source) -> Result<Mapping, MappingError> {
     let (mut implied, mut unknown) = (Vec::new(), Vec::new());
     for SourceTensor { name, .. } in source.tensors() {
         if by_name.contains_key(&**name) {
-            let list = if is_implied(source.naming(), name) { &mut implied } else { &mut unknown };
+            let list = if is_implied(source.naming(), name) {
+                &mut implied
+            } else {
+                &mut unknown
+            };
             list.push(name.clone());
         }
     }
     if !(missing.is_empty() && unknown.is_empty() && shapes.is_empty()) {
-        return Err(MappingError::Tensors { missing, unknown, shapes, untied_output_missing });
+        return Err(MappingError::Tensors {
+            missing,
+            unknown,
+            shapes,
+            untied_output_missing,
+        });
     }
     if !implied.is_empty() {
         notes.push(Note::NotStored { tensors: implied });
     }
-    Ok(Mapping { config, tensors, notes })
+    Ok(Mapping {
+        config,
+        tensors,
+        notes,
+    })
 }
 
 /// What the source calls the tensor `spec`.
@@ -196,15 +227,18 @@ fn is_implied(naming: Naming, name: &str) -> bool {
     }
 }
 
-/// The source has an output matrix although the config ties it to the embeddings: a copy is dropped (its index is
-/// returned), another matrix unties the config.
+/// The source has an output matrix although the config ties it to the embeddings: a copy is dropped
+/// (its index is returned), another matrix unties the config.
 fn resolve_tie(
     source: &dyn Source,
     config: &mut Config,
     by_name: &HashMap<&str, usize>,
     notes: &mut Vec<Note>,
 ) -> Result<Option<usize>, MappingError> {
-    let untied = tensor_table(&Config { tied_embeddings: false, ..config.clone() });
+    let untied = tensor_table(&Config {
+        tied_embeddings: false,
+        ..config.clone()
+    });
     let find = |role| {
         let spec = untied.iter().find(|spec| spec.role == role)?;
         by_name.get(source_name(source.naming(), spec)).copied()
@@ -249,7 +283,11 @@ fn equal(source: &dyn Source, a: usize, b: usize) -> Result<bool, SourceError> {
             rows[i].resize(range.len() * x.cols, 0f32);
             source.decode(tensor, &raw[i], &mut rows[i])?;
         }
-        if rows[0].iter().map(|v| v.to_bits()).ne(rows[1].iter().map(|v| v.to_bits())) {
+        if rows[0]
+            .iter()
+            .map(|v| v.to_bits())
+            .ne(rows[1].iter().map(|v| v.to_bits()))
+        {
             return Ok(false);
         }
     }

@@ -14,7 +14,8 @@ pub enum Note {
         /// The copy's name.
         tensor: String,
     },
-    /// The config ties the output matrix to the embeddings, but the source has another one: both are stored.
+    /// The config ties the output matrix to the embeddings, but the source has another one: both
+    /// are stored.
     Untied {
         /// The output matrix's name.
         tensor: String,
@@ -24,7 +25,8 @@ pub enum Note {
         /// Their names.
         tensors: Vec<String>,
     },
-    /// The source has no tokenizer and the conversion was told to go on: the file runs token ids only.
+    /// The source has no tokenizer and the conversion was told to go on: the file runs token ids
+    /// only.
     NoTokenizer,
     /// The source has no chat template: the file completes text and does not chat.
     NoChatTemplate,
@@ -53,7 +55,10 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TiedCopyDropped { tensor } => {
-                write!(f, "tensor `{tensor}` equals the embeddings that it is tied to: stored once")
+                write!(
+                    f,
+                    "tensor `{tensor}` equals the embeddings that it is tied to: stored once"
+                )
             }
             Self::Untied { tensor } => write!(
                 f,
@@ -72,16 +77,19 @@ impl fmt::Display for Note {
             Self::NoTokenizer => {
                 f.write_str("the source has no tokenizer: the file runs token ids, no text")
             }
-            Self::NoChatTemplate => {
-                f.write_str("the source has no chat template: the file completes text and does not chat")
-            }
+            Self::NoChatTemplate => f.write_str(
+                "the source has no chat template: the file completes text and does not chat",
+            ),
             Self::TokensWithoutEmbedding { tokens, vocab_size } => write!(
                 f,
                 "the tokenizer has {tokens} tokens, the model embeds {vocab_size}: text that needs the others \
                  is refused"
             ),
             Self::FewerThreads { asked, used } => {
-                write!(f, "{used} threads instead of {asked}, so that the memory stays bounded")
+                write!(
+                    f,
+                    "{used} threads instead of {asked}, so that the memory stays bounded"
+                )
             }
             Self::Source { text } => f.write_str(text),
         }

@@ -9,14 +9,15 @@ use crate::recipe::Recipe;
 pub struct ConvertOptions {
     /// Which role gets which type.
     pub recipe: Recipe,
-    /// Threads that quantise; `None`: as many as the machine gives this process. The bytes do not depend on it.
+    /// Threads that quantise; `None`: as many as the machine gives this process. The bytes do not
+    /// depend on it.
     pub threads: Option<NonZeroUsize>,
     /// Convert a source without a tokenizer: the file then runs token ids and no text.
     pub allow_missing_tokenizer: bool,
     /// Replace an existing file.
     pub force: bool,
-    /// The source's name for the record: a catalogue entry, say. `None`: only its kind, so that the bytes do not
-    /// depend on where it lies.
+    /// The source's name for the record: a catalogue entry, say. `None`: only its kind, so that the
+    /// bytes do not depend on where it lies.
     pub source_name: Option<String>,
 }
 

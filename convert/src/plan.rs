@@ -44,8 +44,8 @@ pub struct ConvertPlan {
     pub source_bytes: u64,
     /// Bytes of the file's tensors, exactly, padding between them included.
     pub data_bytes: u64,
-    /// Bytes of the whole file but for tokenizer and metadata, exactly. The tokenizer adds about twice its
-    /// compressed size, the metadata some kilobytes.
+    /// Bytes of the whole file but for tokenizer and metadata, exactly. The tokenizer adds about
+    /// twice its compressed size, the metadata some kilobytes.
     pub file_bytes: u64,
     /// Stored bits of one weight, padding included: `8 * data_bytes / n_weights`.
     pub bits_per_weight: f64,
@@ -141,15 +141,24 @@ fn names_of_types<S: Serializer>(
 
 /// Plans a conversion: finds every tensor, gives it a type and a place.
 ///
-/// Reads no weights, unless the source has an output matrix that its config ties to the embeddings: then both are
-/// compared.
+/// Reads no weights, unless the source has an output matrix that its config ties to the embeddings:
+/// then both are compared.
 ///
 /// # Errors
 ///
 /// Tensors that are missing, unknown or of another shape; a missing tokenizer, unless allowed.
 pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan, ConvertError> {
-    let Mapping { config, tensors: mapped, mut notes } = mapping::map(source)?;
-    notes.extend(source.notes().iter().map(|text| Note::Source { text: text.clone() }));
+    let Mapping {
+        config,
+        tensors: mapped,
+        mut notes,
+    } = mapping::map(source)?;
+    notes.extend(
+        source
+            .notes()
+            .iter()
+            .map(|text| Note::Source { text: text.clone() }),
+    );
     match source.tokenizer() {
         Ok(_) => {}
         Err(cause @ SourceError::NoTokenizer { .. }) => {
@@ -166,13 +175,21 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
 
     let (mut tensors, mut decls, mut work) = (Vec::new(), Vec::new(), Vec::new());
     let mut types = BTreeMap::new();
-    for mapping::Mapped { spec, source: index } in mapped {
+    for mapping::Mapped {
+        spec,
+        source: index,
+    } in mapped
+    {
         let from = &source.tensors()[index];
         let qtype = options.recipe.qtype(spec.role);
         let tile_bytes = 64 * from.cols as u64;
         if tile_bytes > MAX_TILE_BYTES {
             let tensor = from.name.clone();
-            return Err(ConvertError::RowsTooLong { tensor, bytes: tile_bytes, max: MAX_TILE_BYTES });
+            return Err(ConvertError::RowsTooLong {
+                tensor,
+                bytes: tile_bytes,
+                max: MAX_TILE_BYTES,
+            });
         }
         let paired = spec.role.is_interleaved();
         let (kind, shape) = if spec.vector {
@@ -180,9 +197,11 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
             (TensorKind::Vector { len }, Shape::Vector { len })
         } else {
             types.insert(spec.role, qtype);
-            let layout: TensorLayout = spec
-                .layout(qtype)
-                .map_err(|cause| ConvertError::Layout { tensor: spec.name.clone(), cause })?;
+            let layout: TensorLayout =
+                spec.layout(qtype).map_err(|cause| ConvertError::Layout {
+                    tensor: spec.name.clone(),
+                    cause,
+                })?;
             (TensorKind::Matrix(layout), Shape::Matrix { layout, paired })
         };
         decls.push(TensorDecl {
@@ -216,7 +235,12 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
     let n_weights = tensors.iter().map(PlannedTensor::n_weights).sum();
     let recipe: &Recipe = &options.recipe;
     let file_info = |f: &crate::source::SourceFile| FileInfo {
-        name: f.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: f
+            .path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         bytes: f.len,
     };
     Ok(ConvertPlan {

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use crate::note::Note;
 
-/// What a conversion tells, in this order: notes, `Start`, `Advance` many times, `Finish` at least once.
+/// What a conversion tells, in this order: notes, `Start`, `Advance` many times, `Finish` at least
+/// once.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -30,8 +31,9 @@ pub enum Event<'a> {
 
 /// Hears of a conversion's progress, and may stop it.
 ///
-/// Called from the thread that called [`convert`](crate::convert). [`ControlFlow::Break`] ends the conversion soon:
-/// it returns [`ConvertError::Cancelled`](crate::ConvertError::Cancelled) and leaves no file behind.
+/// Called from the thread that called [`convert`](crate::convert). [`ControlFlow::Break`] ends the
+/// conversion soon: it returns [`ConvertError::Cancelled`](crate::ConvertError::Cancelled) and
+/// leaves no file behind.
 pub trait Progress {
     /// Something happened.
     fn event(&self, event: Event<'_>) -> ControlFlow<()>;

@@ -1,7 +1,8 @@
 //! Which role gets which quant type.
 //!
-//! A recipe is data with a name and a version; the same name and version stand for the same types for ever, so a
-//! change here is a new version. Vectors (norms and biases) are `f32` in all of them.
+//! A recipe is data with a name and a version; the same name and version stand for the same types
+//! for ever, so a change here is a new version. Vectors (norms and biases) are `f32` in all of
+//! them.
 //!
 //! | recipe | attention and feed-forward | embeddings, output | bits per weight, 1B |
 //! |---|---|---|---|
@@ -10,15 +11,10 @@
 //! | `q5` | Q5 | Q6 | 5.5 |
 //! | `q6`, `q8`, `f16`, `bf16`, `f32` | that type | that type | 6.3, 8.3, 16, 16, 32 |
 //!
-//! The output matrix decides between the best tokens, and in small models it is the embedding matrix too: 6 bits
-//! there cost a 1B model 66 MB more than 4 would.
+//! The output matrix decides between the best tokens, and in small models it is the embedding
+//! matrix too: 6 bits there cost a 1B model 66 MB more than 4 would.
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    fmt,
-    str::FromStr,
-};
+use std::{collections::BTreeMap, error::Error, fmt, str::FromStr};
 
 use chaski_models::tensors::{Role, UnknownRole};
 use chaski_quant::{QuantType, UnknownQuantType};
@@ -55,7 +51,9 @@ impl Recipe {
     pub fn named(name: &str) -> Result<Self, RecipeError> {
         let known = RECIPES.iter().find(|r| r.0.eq_ignore_ascii_case(name));
         let Some(&(name, version, layers, ends)) = known else {
-            return Err(RecipeError::Unknown { name: name.to_owned() });
+            return Err(RecipeError::Unknown {
+                name: name.to_owned(),
+            });
         };
         let qtype = |role| match role {
             Role::TokenEmbd | Role::Output => ends,
@@ -63,7 +61,12 @@ impl Recipe {
         };
         let matrices = Role::ALL.into_iter().filter(|role| !role.is_vector());
         let types = matrices.map(|role| (role, qtype(role))).collect();
-        Ok(Self { name, version, types, overrides: Vec::new() })
+        Ok(Self {
+            name,
+            version,
+            types,
+            overrides: Vec::new(),
+        })
     }
 
     /// The recipe with other types for some roles; of two for the same role the later one holds.
@@ -180,10 +183,19 @@ impl fmt::Display for RecipeError {
         match self {
             Self::Unknown { name } => {
                 let names: Vec<_> = Recipe::names().collect();
-                write!(f, "unknown recipe `{}`, expected one of {}", name.escape_debug(), names.join(", "))
+                write!(
+                    f,
+                    "unknown recipe `{}`, expected one of {}",
+                    name.escape_debug(),
+                    names.join(", ")
+                )
             }
             Self::NoOverride { got } => {
-                write!(f, "`{}` is not of the form ROLE=TYPE, as attn_v=q6 is", got.escape_debug())
+                write!(
+                    f,
+                    "`{}` is not of the form ROLE=TYPE, as attn_v=q6 is",
+                    got.escape_debug()
+                )
             }
             Self::Role(cause) => cause.fmt(f),
             Self::Type(cause) => cause.fmt(f),
@@ -212,26 +224,47 @@ mod tests {
             assert_eq!(recipe.qtype(Role::TokenEmbd), recipe.qtype(Role::Output));
         }
         assert_eq!(Recipe::names().count(), QuantType::ALL.len());
-        assert!(Recipe::named("q3").unwrap_err().to_string().contains("q4, q4h"));
+        assert!(
+            Recipe::named("q3")
+                .unwrap_err()
+                .to_string()
+                .contains("q4, q4h")
+        );
     }
 
     #[test]
     fn overrides_change_their_role_only() {
         let o = |s: &str| s.parse::<TypeOverride>().unwrap();
         let q4 = Recipe::named("q4").unwrap();
-        let recipe = q4.clone().with_overrides(&[o("attn_v=q6"), o("output=Q8")]).unwrap();
+        let recipe = q4
+            .clone()
+            .with_overrides(&[o("attn_v=q6"), o("output=Q8")])
+            .unwrap();
         assert_eq!(recipe.qtype(Role::AttnV), QuantType::Q6);
         assert_eq!(recipe.qtype(Role::Output), QuantType::Q8);
         assert_eq!(recipe.qtype(Role::AttnQ), QuantType::Q4);
         assert_eq!(recipe.overrides()[1].to_string(), "output=q8");
 
-        let both = q4.clone().with_overrides(&[o("ffn_up=q5"), o("ffn_gate=q5")]).unwrap();
+        let both = q4
+            .clone()
+            .with_overrides(&[o("ffn_up=q5"), o("ffn_gate=q5")])
+            .unwrap();
         assert_eq!(both.qtype(Role::FfnGate), QuantType::Q5);
         let err = q4.clone().with_overrides(&[o("ffn_up=q5")]).unwrap_err();
-        assert_eq!(err, RecipeError::GateUp { gate: QuantType::Q4, up: QuantType::Q5 });
+        assert_eq!(
+            err,
+            RecipeError::GateUp {
+                gate: QuantType::Q4,
+                up: QuantType::Q5
+            }
+        );
         let err = q4.with_overrides(&[o("attn_norm=f16")]).unwrap_err();
         assert!(err.to_string().contains("attn_norm"), "{err}");
-        for (bad, says) in [("attn_v", "ROLE=TYPE"), ("attn=q4", "`attn`"), ("attn_v=q9", "`q9`")] {
+        for (bad, says) in [
+            ("attn_v", "ROLE=TYPE"),
+            ("attn=q4", "`attn`"),
+            ("attn_v=q9", "`q9`"),
+        ] {
             let err = bad.parse::<TypeOverride>().unwrap_err().to_string();
             assert!(err.contains(says), "{err}");
         }

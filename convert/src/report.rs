@@ -97,7 +97,11 @@ pub struct TensorReport {
 
 impl WeightError {
     fn of(stats: &TileStats) -> Self {
-        let nmse = if stats.err_sq == 0.0 { 0.0 } else { stats.err_sq / stats.sum_sq };
+        let nmse = if stats.err_sq == 0.0 {
+            0.0
+        } else {
+            stats.err_sq / stats.sum_sq
+        };
         Self {
             relative_rms: nmse.sqrt(),
             sqnr_db: (nmse > 0.0).then(|| -10.0 * nmse.log10()),
@@ -132,24 +136,31 @@ pub(crate) fn report(
     threads: usize,
     seconds: f64,
 ) -> Report {
-    let roles = role_errors(&plan.tensors, stats).into_iter().map(|(role, sum)| {
-        let of_role = || plan.tensors.iter().filter(|t| t.role == role);
-        RoleReport {
-            role,
-            qtype: of_role().next().map_or(QuantType::F32, |t| t.qtype),
-            n_tensors: of_role().count(),
-            n_weights: sum.n,
-            bytes: sum.bytes,
-            bits_per_weight: 8.0 * sum.bytes as f64 / sum.n as f64,
-            error: WeightError::of(&TileStats {
-                n: sum.n,
-                sum_sq: sum.sum_sq,
-                err_sq: sum.err_sq,
-                max_abs_err: sum.max_abs_err,
-            }),
-        }
-    });
-    let mut worst: Vec<_> = plan.tensors.iter().zip(stats).filter(|(_, s)| s.err_sq > 0.0).collect();
+    let roles = role_errors(&plan.tensors, stats)
+        .into_iter()
+        .map(|(role, sum)| {
+            let of_role = || plan.tensors.iter().filter(|t| t.role == role);
+            RoleReport {
+                role,
+                qtype: of_role().next().map_or(QuantType::F32, |t| t.qtype),
+                n_tensors: of_role().count(),
+                n_weights: sum.n,
+                bytes: sum.bytes,
+                bits_per_weight: 8.0 * sum.bytes as f64 / sum.n as f64,
+                error: WeightError::of(&TileStats {
+                    n: sum.n,
+                    sum_sq: sum.sum_sq,
+                    err_sq: sum.err_sq,
+                    max_abs_err: sum.max_abs_err,
+                }),
+            }
+        });
+    let mut worst: Vec<_> = plan
+        .tensors
+        .iter()
+        .zip(stats)
+        .filter(|(_, s)| s.err_sq > 0.0)
+        .collect();
     // The sort keeps the file's order among equals.
     let relative = |s: &TileStats| s.err_sq / s.sum_sq;
     worst.sort_by(|(_, a), (_, b)| relative(b).total_cmp(&relative(a)));

@@ -1,8 +1,9 @@
 //! SHA-256 of the source's files, taken beside the conversion.
 //!
-//! The tensors are not read in the order of the source's files, so the digests take reads of their own: one thread
-//! walks the files from end to end while the others quantise. That costs a second or two of the processor for each
-//! gigabyte at most, and gives the very digests that model hubs publish.
+//! The tensors are not read in the order of the source's files, so the digests take reads of their
+//! own: one thread walks the files from end to end while the others quantise. That costs a second
+//! or two of the processor for each gigabyte at most, and gives the very digests that model hubs
+//! publish.
 
 use std::{
     path::PathBuf,
@@ -59,7 +60,10 @@ mod tests {
         let file = |name: &str, bytes: &[u8]| {
             let path = dir.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            SourceFile { path, len: bytes.len() as u64 }
+            SourceFile {
+                path,
+                len: bytes.len() as u64,
+            }
         };
         // FIPS 180-4: "abc", and a million times "a".
         let files = [file("abc", b"abc"), file("a", &vec![b'a'; 1_000_000])];

@@ -31,9 +31,9 @@ use crate::{
 
 mod digest;
 pub(crate) mod schedule;
-mod space;
+pub(crate) mod space;
 mod stages;
-mod texts;
+pub(crate) mod texts;
 mod tiles;
 
 pub use texts::TOKENIZER_CONFIG;
@@ -49,9 +49,9 @@ const METADATA_ROOM: u64 = 1 << 20;
 
 /// Converts `source` to the file `out`.
 ///
-/// The file appears under its name when it is whole, and not before. Its bytes depend on the source's files, the
-/// recipe and the other recorded options, not on the machine, its threads or where the files lie. Memory is bounded
-/// whatever the model's size: below 512 MiB.
+/// The file appears under its name when it is whole, and not before. Its bytes depend on the
+/// source's files, the recipe and the other recorded options, not on the machine, its threads or
+/// where the files lie. Memory is bounded whatever the model's size: below 512 MiB.
 ///
 /// # Errors
 ///
@@ -68,7 +68,11 @@ pub fn convert(
     let plan = plan(source, options)?;
     let tokenizer = texts::TokenizerForms::read(source)?;
     let mut notes = plan.notes.clone();
-    notes.extend(tokenizer.as_ref().and_then(|t| t.note(plan.config.vocab_size)));
+    notes.extend(
+        tokenizer
+            .as_ref()
+            .and_then(|t| t.note(plan.config.vocab_size)),
+    );
     let metadata = texts::metadata(source, &plan, options, tokenizer.as_ref(), &notes)?;
     // What depends on the machine is told, and not recorded.
     let (threads, note) = threads(&plan, options.threads);
@@ -82,44 +86,90 @@ pub fn convert(
     for note in &notes {
         go_on(progress.event(Event::Note(note)))?;
     }
-    let start_event = Event::Start { source_bytes: plan.source_bytes, tensors: plan.tensors.len() };
+    let start_event = Event::Start {
+        source_bytes: plan.source_bytes,
+        tensors: plan.tensors.len(),
+    };
     go_on(progress.event(start_event))?;
 
     let out_buffer = BufWriter::with_capacity(1 << 20, file);
-    let result = write(source, &plan, threads, out_buffer, metadata, sections, progress)
-        .and_then(|(buffer, stats)| {
-            let mut file = buffer.into_inner().map_err(|e| ContainerError::Write(e.into_error()))?;
-            let len = file.seek(SeekFrom::End(0)).map_err(ContainerError::Write)?;
-            file.commit()?;
-            Ok((stats, len))
-        });
+    let result = write(
+        source,
+        &plan,
+        Limits::new(threads),
+        out_buffer,
+        metadata,
+        sections,
+        progress,
+    )
+    .and_then(|(buffer, stats)| {
+        let mut file = buffer
+            .into_inner()
+            .map_err(|e| ContainerError::Write(e.into_error()))?;
+        let len = file.seek(SeekFrom::End(0)).map_err(ContainerError::Write)?;
+        file.commit()?;
+        Ok((stats, len))
+    });
     let (stats, file_bytes) = result.map_err(|e| space::name_full_disk(e, out, needed))?;
-    Ok(report(&plan, &stats, notes, file_bytes, threads, start.elapsed().as_secs_f64()))
+    Ok(report(
+        &plan,
+        &stats,
+        notes,
+        file_bytes,
+        threads,
+        start.elapsed().as_secs_f64(),
+    ))
 }
 
 /// Threads to use, and what to tell if they are fewer than asked for.
 fn threads(plan: &ConvertPlan, asked: Option<NonZeroUsize>) -> (usize, Option<Note>) {
     let available = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let asked = asked.map_or_else(available, NonZeroUsize::get);
-    let scratch = plan.inner.work.iter().map(schedule::Work::scratch_bytes).max().unwrap_or(0);
+    let scratch = plan
+        .inner
+        .work
+        .iter()
+        .map(schedule::Work::scratch_bytes)
+        .max()
+        .unwrap_or(0);
     let used = asked.min(MAX_SCRATCH / scratch.max(1)).max(1);
-    (used, (used < asked).then_some(Note::FewerThreads { asked, used }))
+    (
+        used,
+        (used < asked).then_some(Note::FewerThreads { asked, used }),
+    )
+}
+
+/// What a conversion may take of the machine. The bytes of the file do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Threads that quantise.
+    pub(crate) threads: usize,
+    /// Bytes of a chunk, raw or quantised.
+    pub(crate) chunk: usize,
+}
+
+impl Limits {
+    fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            chunk: (threads * CHUNK_PER_THREAD).min(MAX_CHUNK),
+        }
+    }
 }
 
 /// Writes the whole container to `out`.
-fn write<W: Write + Seek + Send>(
+pub(crate) fn write<W: Write + Seek + Send>(
     source: &dyn Source,
     plan: &ConvertPlan,
-    threads: usize,
+    limits: Limits,
     out: W,
     mut metadata: ModelMetadata,
     sections: &[Section<'_>],
     progress: &dyn Progress,
 ) -> Result<(W, Vec<TileStats>), ConvertError> {
-    let budget = (threads * CHUNK_PER_THREAD).min(MAX_CHUNK);
-    let chunks = schedule::schedule(&plan.inner.work, budget);
+    let chunks = schedule::schedule(&plan.inner.work, limits.chunk);
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        .num_threads(limits.threads)
         .thread_name(|i| format!("chaski-convert-{i}"))
         .build()
         .map_err(ConvertError::Threads)?;
@@ -147,7 +197,12 @@ fn write<W: Write + Seek + Send>(
         stop.store(true, Ordering::Relaxed);
         result
     })?;
-    for (file, digest) in metadata.provenance.files.iter_mut().zip(digests.unwrap_or_default()) {
+    for (file, digest) in metadata
+        .provenance
+        .files
+        .iter_mut()
+        .zip(digests.unwrap_or_default())
+    {
         file.sha256 = digest;
     }
     metadata.report = role_errors(&plan.tensors, &stats);

@@ -1,7 +1,8 @@
 //! Cutting a conversion into chunks of bounded size.
 //!
-//! A chunk is what is read, quantised and written at a time. Chunks only bound the memory: tiles are quantised one
-//! by one and written in file order, so the bytes of the file do not depend on where the cuts are.
+//! A chunk is what is read, quantised and written at a time. Chunks only bound the memory: tiles
+//! are quantised one by one and written in file order, so the bytes of the file do not depend on
+//! where the cuts are.
 
 use std::ops::Range;
 
@@ -29,7 +30,8 @@ pub(crate) enum Shape {
     Vector { len: usize },
 }
 
-/// A part of a tensor: tiles `tiles` of a matrix (0..1 of a vector), the rows of the source that they need.
+/// A part of a tensor: tiles `tiles` of a matrix (0..1 of a vector), the rows of the source that
+/// they need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     /// Index of the tensor.
@@ -73,9 +75,9 @@ impl Work {
     /// The larger of the bytes that a tile takes in the source and in the file.
     fn tile_cost(&self) -> usize {
         match self.shape {
-            Shape::Matrix { layout, .. } => {
-                layout.tile_bytes().max(TILE_ROWS.min(layout.rows()) * self.row_bytes)
-            }
+            Shape::Matrix { layout, .. } => layout
+                .tile_bytes()
+                .max(TILE_ROWS.min(layout.rows()) * self.row_bytes),
             Shape::Vector { len } => self.row_bytes.max(len * 4),
         }
     }
@@ -89,8 +91,8 @@ impl Work {
         }
     }
 
-    /// Bytes that the worker of one tile holds besides the chunk: the tile's rows as floats, and as much again for
-    /// the quantiser.
+    /// Bytes that the worker of one tile holds besides the chunk: the tile's rows as floats, and as
+    /// much again for the quantiser.
     pub(crate) fn scratch_bytes(&self) -> usize {
         match self.shape {
             Shape::Matrix { layout, .. } => 2 * 4 * TILE_ROWS * layout.cols_padded(),
@@ -99,8 +101,8 @@ impl Work {
     }
 }
 
-/// Cuts `work` into chunks of at most `budget` bytes (in the source and in the file, each), or of one unit where that
-/// is larger.
+/// Cuts `work` into chunks of at most `budget` bytes (in the source and in the file, each), or of
+/// one unit where that is larger.
 pub(crate) fn schedule(work: &[Work], budget: usize) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     let mut chunk = Chunk::new();
@@ -110,7 +112,11 @@ pub(crate) fn schedule(work: &[Work], budget: usize) -> Vec<Chunk> {
         let paired = matches!(first.shape, Shape::Matrix { paired: true, .. });
         let group = &work[next..next + 1 + usize::from(paired)];
         let (unit, n_tiles) = (first.unit(), first.n_tiles());
-        debug_assert!(group.iter().all(|w| w.unit() == unit && w.n_tiles() == n_tiles));
+        debug_assert!(
+            group
+                .iter()
+                .all(|w| w.unit() == unit && w.n_tiles() == n_tiles)
+        );
         let unit_cost = unit * group.iter().map(Work::tile_cost).sum::<usize>();
         let mut tile = 0;
         while tile < n_tiles {
@@ -161,7 +167,11 @@ mod tests {
 
     fn matrix(rows: usize, cols: usize, group: usize, order: RowOrder, paired: bool) -> Work {
         let layout = TensorLayout::grouped(QuantType::Q4, rows, cols, group).unwrap();
-        Work { row_bytes: cols * 2, order, shape: Shape::Matrix { layout, paired } }
+        Work {
+            row_bytes: cols * 2,
+            order,
+            shape: Shape::Matrix { layout, paired },
+        }
     }
 
     #[test]
@@ -208,7 +218,12 @@ mod tests {
                     assert_eq!(rows, layout.rows());
                 }
             }
-            assert_eq!(chunks.len() == 1, budget == 1 << 30, "{budget}: {}", chunks.len());
+            assert_eq!(
+                chunks.len() == 1,
+                budget == 1 << 30,
+                "{budget}: {}",
+                chunks.len()
+            );
         }
     }
 

@@ -4,7 +4,8 @@ use std::{error::Error, io, path::Path};
 
 use crate::error::ConvertError;
 
-/// Fails where the file system of `path` has less room than `needed` bytes, as far as the system tells.
+/// Fails where the file system of `path` has less room than `needed` bytes, as far as the system
+/// tells.
 pub(crate) fn check(path: &Path, needed: u64) -> Result<(), ConvertError> {
     match available(path) {
         Some(available) if available < needed => Err(ConvertError::DiskFull {
@@ -21,11 +22,18 @@ pub(crate) fn name_full_disk(error: ConvertError, path: &Path, needed: u64) -> C
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(this) = cause {
         let full = |e: &io::Error| {
-            matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            matches!(
+                e.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
         };
         if this.downcast_ref().is_some_and(full) {
             let available = available(path);
-            return ConvertError::DiskFull { path: path.to_owned(), needed, available };
+            return ConvertError::DiskFull {
+                path: path.to_owned(),
+                needed,
+                available,
+            };
         }
         cause = this.source();
     }
@@ -64,15 +72,25 @@ mod tests {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let nested = io::Error::new(
             io::ErrorKind::StorageFull,
-            ContainerError::WriteFile { path: path.to_owned(), source: full() },
+            ContainerError::WriteFile {
+                path: path.to_owned(),
+                source: full(),
+            },
         );
         for cause in [full(), nested] {
             let error = ConvertError::Container(ContainerError::Write(cause));
             let text = name_full_disk(error, path, 12345).to_string();
-            assert!(text.starts_with("no room for model.chaski: it takes 12345 bytes"), "{text}");
+            assert!(
+                text.starts_with("no room for model.chaski: it takes 12345 bytes"),
+                "{text}"
+            );
         }
-        let other = ConvertError::Container(ContainerError::Write(io::ErrorKind::BrokenPipe.into()));
-        assert!(matches!(name_full_disk(other, path, 1), ConvertError::Container(_)));
+        let other =
+            ConvertError::Container(ContainerError::Write(io::ErrorKind::BrokenPipe.into()));
+        assert!(matches!(
+            name_full_disk(other, path, 1),
+            ConvertError::Container(_)
+        ));
     }
 
     #[test]
@@ -82,6 +100,15 @@ mod tests {
         let path = dir.path().join("model.chaski");
         check(&path, 1).unwrap();
         let err = check(&path, 1 << 62).unwrap_err();
-        assert!(matches!(err, ConvertError::DiskFull { available: Some(_), .. }), "{err}");
+        assert!(
+            matches!(
+                err,
+                ConvertError::DiskFull {
+                    available: Some(_),
+                    ..
+                }
+            ),
+            "{err}"
+        );
     }
 }

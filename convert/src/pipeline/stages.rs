@@ -5,8 +5,8 @@
 //!   ^---- empty buffer ----'   ^--- empty buffer ---'
 //! ```
 //!
-//! A fixed number of buffers goes round, each no larger than the schedule's budget: that, and not the model's size,
-//! bounds the memory.
+//! A fixed number of buffers goes round, each no larger than the schedule's budget: that, and not
+//! the model's size, bounds the memory.
 
 use std::{
     io::{Seek, Write},
@@ -53,18 +53,30 @@ pub(crate) fn run<W: Write + Seek + Send>(
         let (tiles_return, tiles_empty) = buffers();
         let writing = scope.spawn(move || write(work, chunks, writer, tiles_in, tiles_return));
 
-        // A stage that fails drops its ends of the channels, and the others stop for want of buffers or chunks.
+        // A stage that fails drops its ends of the channels, and the others stop for want of
+        // buffers or chunks.
         let mut quantise = || -> Result<(), ConvertError> {
             for chunk in chunks {
-                let Ok(raw) = raw_in.recv() else { return Ok(()) };
-                let Ok(mut tiles) = tiles_empty.recv() else { return Ok(()) };
+                let Ok(raw) = raw_in.recv() else {
+                    return Ok(());
+                };
+                let Ok(mut tiles) = tiles_empty.recv() else {
+                    return Ok(());
+                };
                 tiler.run(chunk, &raw, &mut tiles, &mut stats)?;
-                // The reader may be through with its work, the writer may have failed; both are seen below.
+                // The reader may be through with its work, the writer may have failed; both are
+                // seen below.
                 let _ = raw_return.send(raw);
                 let _ = tiles_out.send(tiles);
-                done += chunk.iter().map(|s| (s.rows.len() * work[s.tensor].row_bytes) as u64).sum::<u64>();
+                done += chunk
+                    .iter()
+                    .map(|s| (s.rows.len() * work[s.tensor].row_bytes) as u64)
+                    .sum::<u64>();
                 let tensor = chunk.last().map_or("", |s| &plan.tensors[s.tensor].name);
-                let event = Event::Advance { source_bytes: done, tensor };
+                let event = Event::Advance {
+                    source_bytes: done,
+                    tensor,
+                };
                 if progress.event(event) == ControlFlow::Break(()) {
                     return Err(ConvertError::Cancelled);
                 }
@@ -73,8 +85,12 @@ pub(crate) fn run<W: Write + Seek + Send>(
         };
         let quantised = quantise();
         drop((raw_in, raw_return, tiles_out, tiles_empty));
-        let read = reader.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
-        let written = writing.join().unwrap_or_else(|cause| panic::resume_unwind(cause));
+        let read = reader
+            .join()
+            .unwrap_or_else(|cause| panic::resume_unwind(cause));
+        let written = writing
+            .join()
+            .unwrap_or_else(|cause| panic::resume_unwind(cause));
         quantised?;
         read?;
         written
@@ -100,7 +116,9 @@ fn read(
     full: Sender<Vec<u8>>,
 ) -> Result<(), SourceError> {
     for chunk in chunks {
-        let Ok(mut raw) = empty.recv() else { return Ok(()) };
+        let Ok(mut raw) = empty.recv() else {
+            return Ok(());
+        };
         raw.clear();
         for segment in chunk {
             let tensor = plan.tensors[segment.tensor].source;
@@ -121,7 +139,9 @@ fn write<W: Write + Seek>(
     empty: Sender<Vec<u8>>,
 ) -> Result<(), ConvertError> {
     for chunk in chunks {
-        let Ok(tiles) = full.recv() else { return Ok(()) };
+        let Ok(tiles) = full.recv() else {
+            return Ok(());
+        };
         let mut at = 0;
         let mut put = |tensor, bytes| {
             at += bytes;

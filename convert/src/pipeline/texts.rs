@@ -24,12 +24,18 @@ use crate::{
 /// Name and version of this program, for the record.
 const CONVERTER: &str = concat!("chaski ", env!("CARGO_PKG_VERSION"));
 
-/// The extension of the metadata that holds `tokenizer_config.json`, its chat template aside: with the canonical
-/// tokenizer it is all that the fast form can be made from again.
+/// The extension of the metadata that holds `tokenizer_config.json`, its chat template aside: with
+/// the canonical tokenizer it is all that the fast form can be made from again.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config";
 
 /// Texts that end a turn in the chat formats of the supported families.
-const TURN_ENDS: [&str; 5] = ["<|eot_id|>", "<|im_end|>", "<|end_of_turn|>", "<end_of_turn>", "<|end|>"];
+const TURN_ENDS: [&str; 5] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end_of_turn|>",
+    "<end_of_turn>",
+    "<|end|>",
+];
 
 /// The tokenizer in its two forms.
 pub(crate) struct TokenizerForms {
@@ -41,7 +47,8 @@ pub(crate) struct TokenizerForms {
 }
 
 impl TokenizerForms {
-    /// Reads the source's tokenizer; `None` where it has none, which the plan has checked to be allowed.
+    /// Reads the source's tokenizer; `None` where it has none, which the plan has checked to be
+    /// allowed.
     pub(crate) fn read(source: &dyn Source) -> Result<Option<Self>, ConvertError> {
         let files = match source.tokenizer() {
             Ok(files) => files,
@@ -53,7 +60,8 @@ impl TokenizerForms {
         let eos = tokenizer.eos();
         let eot = source.chat_template().and_then(|template| {
             let used = TURN_ENDS.into_iter().filter(|text| template.contains(text));
-            used.filter_map(|text| tokenizer.special_id(text)).find(|&id| Some(id) != eos)
+            used.filter_map(|text| tokenizer.special_id(text))
+                .find(|&id| Some(id) != eos)
         });
         let mut config = files.tokenizer_config;
         if let Some(Value::Object(config)) = &mut config {
@@ -78,19 +86,28 @@ impl TokenizerForms {
     /// The sections of the file.
     pub(crate) fn sections(&self) -> [Section<'_>; 2] {
         [
-            Section { kind: SectionKind::Tokenizer, bytes: &self.canonical },
-            Section { kind: SectionKind::TokenizerFast, bytes: &self.fast },
+            Section {
+                kind: SectionKind::Tokenizer,
+                bytes: &self.canonical,
+            },
+            Section {
+                kind: SectionKind::TokenizerFast,
+                bytes: &self.fast,
+            },
         ]
     }
 
     /// What to tell of a tokenizer for a model of `vocab_size` tokens.
     pub(crate) fn note(&self, vocab_size: usize) -> Option<Note> {
-        (self.vocab_size > vocab_size)
-            .then_some(Note::TokensWithoutEmbedding { tokens: self.vocab_size, vocab_size })
+        (self.vocab_size > vocab_size).then_some(Note::TokensWithoutEmbedding {
+            tokens: self.vocab_size,
+            vocab_size,
+        })
     }
 }
 
-/// The metadata, as far as it is known before the tensors are converted: all but digests and errors.
+/// The metadata, as far as it is known before the tensors are converted: all but digests and
+/// errors.
 ///
 /// # Errors
 ///
@@ -104,16 +121,25 @@ pub(crate) fn metadata(
 ) -> Result<ModelMetadata, ConvertError> {
     let g: &Generation = source.generation();
     let vocab_size = plan.config.vocab_size;
-    // Tokens that only fill batches may be beyond the model's vocabulary; nothing that is computed uses them.
+    // Tokens that only fill batches may be beyond the model's vocabulary; nothing that is computed
+    // uses them.
     let embedded = |id: Option<TokenId>| id.filter(|id| id.index() < vocab_size);
     let mut special = tokenizer.map_or_else(
-        || SpecialIds { bos: g.bos.map(TokenId), ..SpecialIds::default() },
+        || SpecialIds {
+            bos: g.bos.map(TokenId),
+            ..SpecialIds::default()
+        },
         |t| t.special.clone(),
     );
     (special.pad, special.unk) = (embedded(special.pad), embedded(special.unk));
     let mut told = BTreeMap::from([("quant".to_owned(), plan.recipe.name.to_owned())]);
     if !plan.recipe.overrides.is_empty() {
-        let types: Vec<_> = plan.recipe.overrides.iter().map(ToString::to_string).collect();
+        let types: Vec<_> = plan
+            .recipe
+            .overrides
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         told.insert("tensor-type".to_owned(), types.join(","));
     }
     if options.allow_missing_tokenizer {
@@ -141,7 +167,10 @@ pub(crate) fn metadata(
         tokenizer: special,
         provenance: Provenance {
             converter: CONVERTER.to_owned(),
-            source: options.source_name.clone().unwrap_or_else(|| plan.source.kind.to_owned()),
+            source: options
+                .source_name
+                .clone()
+                .unwrap_or_else(|| plan.source.kind.to_owned()),
             files: files.collect(),
             options: told,
             notes: notes.iter().map(ToString::to_string).collect(),
@@ -152,7 +181,10 @@ pub(crate) fn metadata(
             types: plan.recipe.types.clone(),
         },
         report: BTreeMap::new(),
-        extensions: config.map(|c| (TOKENIZER_CONFIG.to_owned(), c)).into_iter().collect(),
+        extensions: config
+            .map(|c| (TOKENIZER_CONFIG.to_owned(), c))
+            .into_iter()
+            .collect(),
     };
     metadata.validate()?;
     Ok(metadata)

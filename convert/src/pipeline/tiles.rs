@@ -40,11 +40,17 @@ impl<'a> Tiler<'a> {
         work: &'a [Work],
         pool: &'a rayon::ThreadPool,
     ) -> Self {
-        Self { source, tensors, work, quantizers: QuantType::ALL.map(Quantizer::new), pool }
+        Self {
+            source,
+            tensors,
+            work,
+            quantizers: QuantType::ALL.map(Quantizer::new),
+            pool,
+        }
     }
 
-    /// Quantises `chunk`, whose rows are `raw`, to `out`, in the order of the file; adds to the tensors' `stats` in
-    /// that order, too.
+    /// Quantises `chunk`, whose rows are `raw`, to `out`, in the order of the file; adds to the
+    /// tensors' `stats` in that order, too.
     pub(crate) fn run(
         &self,
         chunk: &Chunk,
@@ -61,7 +67,8 @@ impl<'a> Tiler<'a> {
                 .map_init(Vec::new, |scratch, job| self.job(job, scratch))
                 .collect()
         });
-        // In the file's order, so that neither sums nor the error that is told depend on the threads.
+        // In the file's order, so that neither sums nor the error that is told depend on the
+        // threads.
         for (tensor, result) in tensors.into_iter().zip(results) {
             stats[tensor].merge(&result?);
         }
@@ -78,7 +85,13 @@ impl<'a> Tiler<'a> {
             let (this, rest) = std::mem::take(&mut out).split_at_mut(bytes);
             out = rest;
             let (tensor, first_row) = (segment.tensor, segment.rows.start);
-            jobs.push(Job { tensor, rows, raw, first_row, out: this });
+            jobs.push(Job {
+                tensor,
+                rows,
+                raw,
+                first_row,
+                out: this,
+            });
         };
         let mut segments = chunk.iter();
         while let Some(segment) = segments.next() {
@@ -88,7 +101,11 @@ impl<'a> Tiler<'a> {
                 this
             };
             let first = take(segment);
-            let pair = if segment.paired { segments.next().map(|s| (s, take(s))) } else { None };
+            let pair = if segment.paired {
+                segments.next().map(|s| (s, take(s)))
+            } else {
+                None
+            };
             for tile in segment.tiles.clone() {
                 job(segment, first, tile);
                 if let Some((second, raw)) = pair {
@@ -100,7 +117,13 @@ impl<'a> Tiler<'a> {
     }
 
     fn job(&self, job: Job<'_>, scratch: &mut Vec<f32>) -> Result<TileStats, ConvertError> {
-        let Job { tensor: index, rows, raw, first_row, out } = job;
+        let Job {
+            tensor: index,
+            rows,
+            raw,
+            first_row,
+            out,
+        } = job;
         let (tensor, work) = (&self.tensors[index], &self.work[index]);
         match work.shape {
             Shape::Vector { len } => {
@@ -108,7 +131,10 @@ impl<'a> Tiler<'a> {
                 self.source.decode(tensor.source, raw, scratch)?;
                 // The elements of a bias are ordered as the rows of its matrix.
                 let stored = |i| scratch[stored_row(work.order, i)];
-                let mut stats = TileStats { n: len as u64, ..TileStats::default() };
+                let mut stats = TileStats {
+                    n: len as u64,
+                    ..TileStats::default()
+                };
                 for (i, bytes) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                     let x: f32 = stored(i);
                     if !x.is_finite() {
@@ -140,22 +166,30 @@ impl<'a> Tiler<'a> {
                     *view = row;
                 }
                 let quantizer = &self.quantizers[usize::from(tensor.qtype.id())];
-                quantizer.quantize_tile(&views[..rows.len()], out).map_err(|cause| match cause {
-                    QuantizeError::NotFinite { row, col, value } => {
-                        let row = stored_row(work.order, rows.start + row);
-                        self.not_finite(index, row, col, value)
-                    }
-                    cause => {
-                        ConvertError::Quantize { tensor: tensor.source_name.clone(), cause }
-                    }
-                })
+                quantizer
+                    .quantize_tile(&views[..rows.len()], out)
+                    .map_err(|cause| match cause {
+                        QuantizeError::NotFinite { row, col, value } => {
+                            let row = stored_row(work.order, rows.start + row);
+                            self.not_finite(index, row, col, value)
+                        }
+                        cause => ConvertError::Quantize {
+                            tensor: tensor.source_name.clone(),
+                            cause,
+                        },
+                    })
             }
         }
     }
 
     fn not_finite(&self, tensor: usize, row: usize, col: usize, value: f32) -> ConvertError {
         let tensor = self.tensors[tensor].source_name.clone();
-        ConvertError::NotFinite { tensor, row, col, value }
+        ConvertError::NotFinite {
+            tensor,
+            row,
+            col,
+            value,
+        }
     }
 }
 

@@ -54,7 +54,8 @@ pub enum SourceError {
     },
     /// The checkpoint directory is at fault.
     Hf(HfError),
-    /// [`decode`](super::Source::decode) was handed bytes or floats that are not whole rows of the tensor.
+    /// [`decode`](super::Source::decode) was handed bytes or floats that are not whole rows of the
+    /// tensor.
     NotWholeRows {
         /// The tensor's name.
         tensor: String,
@@ -71,10 +72,18 @@ impl fmt::Display for SourceError {
             Self::Open { path, .. } => write!(f, "could not open {}", path.display()),
             Self::Read { path, .. } => write!(f, "could not read {}", path.display()),
             Self::TooLarge { path, max } => {
-                write!(f, "{} has more than the {max} bytes that it may have", path.display())
+                write!(
+                    f,
+                    "{} has more than the {max} bytes that it may have",
+                    path.display()
+                )
             }
             Self::NotACheckpoint { path, starts_with } => {
-                write!(f, "{} is neither a checkpoint directory nor a GGUF file: ", path.display())?;
+                write!(
+                    f,
+                    "{} is neither a checkpoint directory nor a GGUF file: ",
+                    path.display()
+                )?;
                 if starts_with.is_empty() {
                     return f.write_str("it is empty");
                 }
@@ -88,9 +97,16 @@ impl fmt::Display for SourceError {
                 }
             }
             Self::Config { path, .. } => {
-                write!(f, "the model that {} describes cannot be converted", path.display())
+                write!(
+                    f,
+                    "the model that {} describes cannot be converted",
+                    path.display()
+                )
             }
-            Self::NoTokenizer { path, sentencepiece_only } => {
+            Self::NoTokenizer {
+                path,
+                sentencepiece_only,
+            } => {
                 write!(f, "{} has no tokenizer.json", path.display())?;
                 if *sentencepiece_only {
                     f.write_str(
@@ -101,7 +117,11 @@ impl fmt::Display for SourceError {
                 Ok(())
             }
             Self::Hf(cause) => cause.fmt(f),
-            Self::NotWholeRows { tensor, raw_bytes, floats } => write!(
+            Self::NotWholeRows {
+                tensor,
+                raw_bytes,
+                floats,
+            } => write!(
                 f,
                 "{raw_bytes} bytes and {floats} floats are not the same whole rows of tensor `{tensor}`"
             ),

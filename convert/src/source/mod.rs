@@ -1,7 +1,8 @@
 //! Where weights come from: one trait, a Hugging Face directory or a GGUF file behind it.
 //!
-//! A source is opened once and checked whole: after [`open`] every tensor lies inside its file, has a
-//! supported element type and a rank of one or two. Rows are then read by position, from any thread.
+//! A source is opened once and checked whole: after [`open`] every tensor lies inside its file, has
+//! a supported element type and a rank of one or two. Rows are then read by position, from any
+//! thread.
 
 use std::{
     fs,
@@ -35,8 +36,8 @@ pub enum Naming {
 pub enum RowOrder {
     /// As the model wants them: rotary pairs are `i` and `i + head_dim / 2` of a head.
     AsStored,
-    /// Within each head of `head_dim` rows, rotary pairs are neighbours: stored row `2 i + j` of a head is
-    /// the model's row `i + j * head_dim / 2`. Llama's Q and K in GGUF.
+    /// Within each head of `head_dim` rows, rotary pairs are neighbours: stored row `2 i + j` of a
+    /// head is the model's row `i + j * head_dim / 2`. Llama's Q and K in GGUF.
     InterleavedRotary {
         /// Rows of one head, an even number.
         head_dim: usize,
@@ -115,8 +116,8 @@ pub trait Source: Send + Sync {
     /// Every tensor, in file order.
     fn tensors(&self) -> &[SourceTensor];
 
-    /// Appends the raw bytes of rows `rows` of tensor `tensor` (an index into [`Source::tensors`]; a vector is one
-    /// row) to `out`, by reads at a position: any number of threads may call it.
+    /// Appends the raw bytes of rows `rows` of tensor `tensor` (an index into [`Source::tensors`];
+    /// a vector is one row) to `out`, by reads at a position: any number of threads may call it.
     fn read_raw(
         &self,
         tensor: usize,
@@ -124,7 +125,8 @@ pub trait Source: Send + Sync {
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError>;
 
-    /// Decodes `raw`, the bytes of whole rows of tensor `tensor`, to `[rows, cols]` in `out`. A pure function.
+    /// Decodes `raw`, the bytes of whole rows of tensor `tensor`, to `[rows, cols]` in `out`. A
+    /// pure function.
     fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError>;
 
     /// The tokenizer; [`SourceError::NoTokenizer`] where the source has none.
@@ -139,7 +141,8 @@ pub trait Source: Send + Sync {
     /// Every file that is read: those that hold the tensors, in order, then the others.
     fn files(&self) -> &[SourceFile];
 
-    /// What a user should hear of, a sentence each: fields of the config that are not known, defaults that stand in.
+    /// What a user should hear of, a sentence each: fields of the config that are not known,
+    /// defaults that stand in.
     fn notes(&self) -> &[String] {
         &[]
     }
@@ -150,13 +153,19 @@ pub trait Source: Send + Sync {
 
 impl std::fmt::Debug for dyn Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("kind", &self.kind()).field("files", &self.files()).finish()
+        f.debug_struct("Source")
+            .field("kind", &self.kind())
+            .field("files", &self.files())
+            .finish()
     }
 }
 
 /// Opens a checkpoint directory or a GGUF file; which of them it is, its content decides.
 pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
-    let open_error = |cause| SourceError::Open { path: path.to_owned(), cause };
+    let open_error = |cause| SourceError::Open {
+        path: path.to_owned(),
+        cause,
+    };
     if fs::metadata(path).map_err(open_error)?.is_dir() {
         return Ok(Box::new(hf::HfDirectory::open(path)?));
     }
@@ -164,7 +173,10 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     fs::File::open(path)
         .and_then(|f| f.take(8).read_to_end(&mut magic))
         .map_err(open_error)?;
-    Err(SourceError::NotACheckpoint { path: path.to_owned(), starts_with: magic })
+    Err(SourceError::NotACheckpoint {
+        path: path.to_owned(),
+        starts_with: magic,
+    })
 }
 
 /// The whole of a small file, refused beyond `max` bytes; `None` where there is no such file.
@@ -172,14 +184,25 @@ pub(crate) fn read_small(path: &Path, max: u64) -> Result<Option<Vec<u8>>, Sourc
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(SourceError::Open { path: path.to_owned(), cause }),
+        Err(cause) => {
+            return Err(SourceError::Open {
+                path: path.to_owned(),
+                cause,
+            });
+        }
     };
     let mut bytes = Vec::new();
     file.take(max + 1)
         .read_to_end(&mut bytes)
-        .map_err(|cause| SourceError::Read { path: path.to_owned(), cause })?;
+        .map_err(|cause| SourceError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
     if bytes.len() as u64 > max {
-        return Err(SourceError::TooLarge { path: path.to_owned(), max });
+        return Err(SourceError::TooLarge {
+            path: path.to_owned(),
+            max,
+        });
     }
     Ok(Some(bytes))
 }
@@ -203,7 +226,11 @@ mod tests {
 
         let missing = dir.path().join("missing");
         assert!(text(&missing).contains("missing"), "{}", text(&missing));
-        assert!(text(dir.path()).contains("config.json"), "{}", text(dir.path()));
+        assert!(
+            text(dir.path()).contains("config.json"),
+            "{}",
+            text(dir.path())
+        );
     }
 
     #[test]
@@ -212,7 +239,10 @@ mod tests {
         let file = dir.path().join("config.json");
         fs::write(&file, b"0123456789").unwrap();
         assert_eq!(read_small(&file, 10).unwrap().unwrap(), b"0123456789");
-        assert!(matches!(read_small(&file, 9), Err(SourceError::TooLarge { max: 9, .. })));
+        assert!(matches!(
+            read_small(&file, 9),
+            Err(SourceError::TooLarge { max: 9, .. })
+        ));
         assert!(read_small(&dir.path().join("none"), 9).unwrap().is_none());
     }
 }

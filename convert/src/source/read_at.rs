@@ -1,4 +1,5 @@
-//! Reads at a position, which leave no shared cursor behind: any number of threads may read one file.
+//! Reads at a position, which leave no shared cursor behind: any number of threads may read one
+//! file.
 
 use std::{
     fs::File,
@@ -23,13 +24,22 @@ impl ReadAt {
             let file = File::open(path)?;
             let meta = file.metadata()?;
             if !meta.is_file() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "not a regular file",
+                ));
             }
             Ok((file, meta.len()))
         };
-        let (file, len) =
-            open().map_err(|cause| SourceError::Open { path: path.to_owned(), cause })?;
-        Ok(Self { file, path: path.to_owned(), len })
+        let (file, len) = open().map_err(|cause| SourceError::Open {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            len,
+        })
     }
 
     /// Where the file lies.
@@ -47,11 +57,17 @@ impl ReadAt {
         self.len == 0
     }
 
-    /// Appends the `len` bytes from `offset` on to `out`. A range beyond the file is an error before
-    /// anything is allocated.
+    /// Appends the `len` bytes from `offset` on to `out`. A range beyond the file is an error
+    /// before anything is allocated.
     pub fn append(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<(), SourceError> {
-        let error = |cause| SourceError::Read { path: self.path.clone(), cause };
-        if offset.checked_add(len as u64).is_none_or(|end| end > self.len) {
+        let error = |cause| SourceError::Read {
+            path: self.path.clone(),
+            cause,
+        };
+        if offset
+            .checked_add(len as u64)
+            .is_none_or(|end| end > self.len)
+        {
             return Err(error(io::ErrorKind::UnexpectedEof.into()));
         }
         let start = out.len();
@@ -98,7 +114,10 @@ mod tests {
         file.append(6, 0, &mut out).unwrap();
         assert_eq!(out, b"xcde");
         for (offset, len) in [(6, 1), (0, 7), (u64::MAX, 1), (1, usize::MAX)] {
-            assert!(file.append(offset, len, &mut out).is_err(), "{offset}+{len}");
+            assert!(
+                file.append(offset, len, &mut out).is_err(),
+                "{offset}+{len}"
+            );
         }
         assert_eq!(out, b"xcde", "a failed read leaves nothing behind");
         assert!(ReadAt::open(dir.path()).is_err(), "a directory is no file");

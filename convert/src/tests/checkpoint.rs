@@ -1,10 +1,6 @@
 //! Small seeded checkpoints, written with the reference implementation of safetensors.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use chaski_models::{config::Config, tensors::tensor_table};
 use half::{bf16, f16};
@@ -44,7 +40,8 @@ pub(crate) const TOKENIZER: &str = r#"{
 }"#;
 
 impl Checkpoint {
-    /// A llama of two layers whose sizes are multiples of nothing: K of 48, 56 and 80, heads of 20 rows.
+    /// A llama of two layers whose sizes are multiples of nothing: K of 48, 56 and 80, heads of 20
+    /// rows.
     pub(crate) fn new(dtype: Dtype, tied: bool) -> Self {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -57,7 +54,11 @@ impl Checkpoint {
         let parsed = Config::from_hf(&config).unwrap();
         let mut seed = 1;
         let tensors = tensor_table(&parsed).into_iter().map(|spec| {
-            let shape = if spec.vector { vec![spec.cols] } else { vec![spec.rows, spec.cols] };
+            let shape = if spec.vector {
+                vec![spec.cols]
+            } else {
+                vec![spec.rows, spec.cols]
+            };
             let n = spec.rows * spec.cols;
             seed += 1;
             (spec.hf_name, Tensor::random(dtype, shape, n, seed))
@@ -67,7 +68,10 @@ impl Checkpoint {
             config,
             texts: BTreeMap::from([
                 ("tokenizer.json".to_owned(), TOKENIZER.to_owned()),
-                ("tokenizer_config.json".to_owned(), r#"{"eos_token": "<|im_end|>"}"#.to_owned()),
+                (
+                    "tokenizer_config.json".to_owned(),
+                    r#"{"eos_token": "<|im_end|>"}"#.to_owned(),
+                ),
             ]),
         }
     }
@@ -83,8 +87,12 @@ impl Checkpoint {
     pub(crate) fn write_shards(&self, n: usize) -> TempDir {
         let dir = self.write_texts();
         let file = |i: usize| format!("model-{:05}-of-{n:05}.safetensors", i + 1);
-        let shard_of: BTreeMap<_, _> =
-            self.tensors.keys().enumerate().map(|(i, name)| (name.clone(), i % n)).collect();
+        let shard_of: BTreeMap<_, _> = self
+            .tensors
+            .keys()
+            .enumerate()
+            .map(|(i, name)| (name.clone(), i % n))
+            .collect();
         for i in 0..n {
             self.write_weights(&dir.path().join(file(i)), |name| shard_of[name] == i);
         }
@@ -104,10 +112,17 @@ impl Checkpoint {
     }
 
     fn write_weights(&self, path: &Path, of: impl Fn(&str) -> bool) {
-        let bytes: Vec<_> =
-            self.tensors.iter().filter(|(name, _)| of(name)).map(|(n, t)| (n, t, t.bytes())).collect();
+        let bytes: Vec<_> = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| of(name))
+            .map(|(n, t)| (n, t, t.bytes()))
+            .collect();
         let views = bytes.iter().map(|(name, t, bytes)| {
-            (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), bytes).unwrap())
+            (
+                name.as_str(),
+                TensorView::new(t.dtype, t.shape.clone(), bytes).unwrap(),
+            )
         });
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
         safetensors::serialize_to_file(views, metadata, path).unwrap();
@@ -118,12 +133,21 @@ impl Tensor {
     pub(crate) fn random(dtype: Dtype, shape: Vec<usize>, n: usize, seed: u64) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut uniform = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 40) as f32 / (1 << 24) as f32 - 0.5
         };
         // The sum of four is nearly normal, as weights are.
-        let values = (0..n).map(|_| uniform() + uniform() + uniform() + uniform()).collect();
-        Self { dtype, shape, values }.rounded()
+        let values = (0..n)
+            .map(|_| uniform() + uniform() + uniform() + uniform())
+            .collect();
+        Self {
+            dtype,
+            shape,
+            values,
+        }
+        .rounded()
     }
 
     fn rounded(mut self) -> Self {
@@ -140,8 +164,12 @@ impl Tensor {
     fn bytes(&self) -> Vec<u8> {
         let values = self.values.iter();
         match self.dtype {
-            Dtype::BF16 => values.flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-            Dtype::F16 => values.flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::BF16 => values
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+            Dtype::F16 => values
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
             Dtype::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
             other => vec![1; self.values.len() * other.bitsize() / 8],
         }
@@ -150,8 +178,10 @@ impl Tensor {
 
 /// The names in `dir`, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

@@ -63,7 +63,9 @@ fn floats(container: &Container) -> BTreeMap<String, Vec<f32>> {
 fn source_floats(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<f32>> {
     let config = Config::from_hf(&checkpoint.config).unwrap();
     let specs = tensor_table(&config).into_iter();
-    specs.map(|s| (s.name, checkpoint.tensors[&s.hf_name].values.clone())).collect()
+    specs
+        .map(|s| (s.name, checkpoint.tensors[&s.hf_name].values.clone()))
+        .collect()
 }
 
 #[test]
@@ -79,7 +81,10 @@ fn floats_come_through_unchanged() {
             let dir = checkpoint.write();
             for recipe in recipes {
                 let (container, report) = convert_dir(dir.path(), &options(recipe));
-                assert!(floats(&container) == source_floats(&checkpoint), "{dtype} to {recipe}");
+                assert!(
+                    floats(&container) == source_floats(&checkpoint),
+                    "{dtype} to {recipe}"
+                );
                 assert!(report.worst.is_empty(), "{:?}", report.worst);
                 assert!(report.roles.iter().all(|r| r.error.sqnr_db.is_none()));
             }
@@ -92,7 +97,8 @@ fn quantised_weights_are_within_the_error_of_their_type() {
     let checkpoint = Checkpoint::new(Dtype::BF16, false);
     let dir = checkpoint.write();
     let want = source_floats(&checkpoint);
-    // What the types reach on normal weights (docs of chaski-quant), less 3 dB for matrices as small as these.
+    // What the types reach on normal weights (docs of chaski-quant), less 3 dB for matrices as
+    // small as these.
     let least = |qtype| match qtype {
         QuantType::Q4 => 19.8,
         QuantType::Q4H => 21.2,
@@ -114,7 +120,10 @@ fn quantised_weights_are_within_the_error_of_their_type() {
             }
             let db = -10.0 * (error / signal).log10();
             let least = least(planned.qtype);
-            assert!(error == 0.0 || db >= least, "{recipe}: {name}: {db:.2} dB, expected {least}");
+            assert!(
+                error == 0.0 || db >= least,
+                "{recipe}: {name}: {db:.2} dB, expected {least}"
+            );
             let sum = sums.entry(planned.role).or_default();
             (sum.0, sum.1) = (sum.0 + signal, sum.1 + error);
         }
@@ -139,13 +148,17 @@ fn quantised_weights_are_within_the_error_of_their_type() {
 }
 
 fn plan_of(dir: &Path, recipe: &str) -> Vec<crate::PlannedTensor> {
-    plan(&*source::open(dir).unwrap(), &options(recipe)).unwrap().tensors
+    plan(&*source::open(dir).unwrap(), &options(recipe))
+        .unwrap()
+        .tensors
 }
 
 fn by_file(container: &Container) -> Vec<(String, Vec<f32>)> {
     let mut floats = floats(container);
     let names = container.tensors().iter().map(|t| t.name.clone());
-    names.map(|name| (name.clone(), floats.remove(&name).unwrap())).collect()
+    names
+        .map(|name| (name.clone(), floats.remove(&name).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -156,9 +169,17 @@ fn the_bytes_depend_on_neither_threads_nor_runs_nor_the_place() {
         let dir = checkpoint.write();
         let out = tempfile::tempdir().unwrap();
         let path = out.path().join(format!("out{threads}.chaski"));
-        let options = ConvertOptions { threads: NonZeroUsize::new(threads), ..options("q4") };
-        let report =
-            convert(&*source::open(dir.path()).unwrap(), &path, &options, &Silent).unwrap();
+        let options = ConvertOptions {
+            threads: NonZeroUsize::new(threads),
+            ..options("q4")
+        };
+        let report = convert(
+            &*source::open(dir.path()).unwrap(),
+            &path,
+            &options,
+            &Silent,
+        )
+        .unwrap();
         assert_eq!(report.threads, threads);
         files.push(fs::read(&path).unwrap());
     }
@@ -173,12 +194,18 @@ fn shards_give_the_tensors_of_a_single_file() {
     assert_eq!(single.tensors(), shards.tensors());
     let data = |c: &Container| -> Vec<u8> {
         let of = |i: usize| match c.tensors()[i].kind {
-            TensorKind::Vector { .. } => {
-                c.tensor_at(i).vector().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect()
-            }
+            TensorKind::Vector { .. } => c
+                .tensor_at(i)
+                .vector()
+                .unwrap()
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect(),
             TensorKind::Matrix(_) => {
                 let tiles = c.tensor_at(i).tiles().unwrap();
-                (0..tiles.n_tiles()).flat_map(|t| tiles.tile(t).to_vec()).collect::<Vec<u8>>()
+                (0..tiles.n_tiles())
+                    .flat_map(|t| tiles.tile(t).to_vec())
+                    .collect::<Vec<u8>>()
             }
         };
         (0..c.tensors().len()).flat_map(of).collect()
@@ -194,28 +221,50 @@ fn shards_give_the_tensors_of_a_single_file() {
 fn the_file_records_where_it_came_from_and_what_was_asked() {
     let mut checkpoint = Checkpoint::new(Dtype::F32, true);
     let template = "{{ messages[0].content }}<|im_end|>";
-    checkpoint.texts.insert("chat_template.jinja".to_owned(), template.to_owned());
+    checkpoint
+        .texts
+        .insert("chat_template.jinja".to_owned(), template.to_owned());
     checkpoint.texts.insert(
         "generation_config.json".to_owned(),
-        r#"{"eos_token_id": [4, 2], "temperature": 0.6, "top_p": 0.9, "do_sample": true}"#.to_owned(),
+        r#"{"eos_token_id": [4, 2], "temperature": 0.6, "top_p": 0.9, "do_sample": true}"#
+            .to_owned(),
     );
     let dir = checkpoint.write();
     let recipe = Recipe::named("q4").unwrap();
-    let recipe = recipe.with_overrides(&["attn_v=q6".parse().unwrap()]).unwrap();
+    let recipe = recipe
+        .with_overrides(&["attn_v=q6".parse().unwrap()])
+        .unwrap();
     let (container, report) = convert_dir(dir.path(), &ConvertOptions::new(recipe));
     let metadata = ModelMetadata::from_json(container.metadata()).unwrap();
-    assert_eq!(metadata.config, Config::from_hf(&checkpoint.config).unwrap());
+    assert_eq!(
+        metadata.config,
+        Config::from_hf(&checkpoint.config).unwrap()
+    );
     assert_eq!(metadata.chat_template.as_deref(), Some(template));
-    let eos: Vec<_> = metadata.generation.eos_token_ids.iter().map(|id| id.0).collect();
-    assert_eq!((eos, metadata.generation.temperature), (vec![4, 2], Some(0.6)));
+    let eos: Vec<_> = metadata
+        .generation
+        .eos_token_ids
+        .iter()
+        .map(|id| id.0)
+        .collect();
+    assert_eq!(
+        (eos, metadata.generation.temperature),
+        (vec![4, 2], Some(0.6))
+    );
     assert_eq!(metadata.generation.do_sample, Some(true));
     assert_eq!(metadata.tokenizer.eos.map(|id| id.0), Some(4));
-    assert_eq!((&*metadata.recipe.name, metadata.recipe.version), ("q4", report.recipe.version));
+    assert_eq!(
+        (&*metadata.recipe.name, metadata.recipe.version),
+        ("q4", report.recipe.version)
+    );
     let options: Vec<_> = metadata.provenance.options.iter().collect();
-    assert_eq!(options, [
-        (&"quant".to_owned(), &"q4".to_owned()),
-        (&"tensor-type".to_owned(), &"attn_v=q6".to_owned()),
-    ]);
+    assert_eq!(
+        options,
+        [
+            (&"quant".to_owned(), &"q4".to_owned()),
+            (&"tensor-type".to_owned(), &"attn_v=q6".to_owned()),
+        ]
+    );
     let weights = &metadata.provenance.files[0];
     assert_eq!(weights.name, "model.safetensors");
     let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
@@ -227,8 +276,14 @@ fn the_file_records_where_it_came_from_and_what_was_asked() {
     assert_eq!(weights.sha256, hex);
     assert!(container.section(SectionKind::Tokenizer).is_some());
     assert!(container.section(SectionKind::TokenizerFast).is_some());
-    assert_eq!(metadata.extensions["tokenizer_config"]["eos_token"], "<|im_end|>");
-    assert!(!container.metadata().contains(dir.path().to_str().unwrap()), "no paths");
+    assert_eq!(
+        metadata.extensions["tokenizer_config"]["eos_token"],
+        "<|im_end|>"
+    );
+    assert!(
+        !container.metadata().contains(dir.path().to_str().unwrap()),
+        "no paths"
+    );
 }
 
 #[test]
@@ -240,8 +295,16 @@ fn a_plan_tells_places_and_sizes_exactly() {
     let data = container.data_range();
     assert_eq!(plan.data_bytes, data.len() as u64);
     for (planned, entry) in plan.tensors.iter().zip(container.tensors()) {
-        assert_eq!((&planned.name, planned.bytes), (&entry.name, entry.kind.bytes() as u64));
-        assert_eq!(planned.offset, data.start as u64 + entry.offset, "{}", planned.name);
+        assert_eq!(
+            (&planned.name, planned.bytes),
+            (&entry.name, entry.kind.bytes() as u64)
+        );
+        assert_eq!(
+            planned.offset,
+            data.start as u64 + entry.offset,
+            "{}",
+            planned.name
+        );
     }
     let texts: u64 = container
         .sections()
@@ -252,7 +315,10 @@ fn a_plan_tells_places_and_sizes_exactly() {
     // Up to the alignment of the three sections that follow the directory.
     assert!((texts..texts + 3 * 64).contains(&(report.file_bytes - plan.file_bytes)));
     assert_eq!(plan.n_weights, report.n_weights);
-    assert_eq!(report.n_weights, report.roles.iter().map(|r| r.n_weights).sum::<u64>());
+    assert_eq!(
+        report.n_weights,
+        report.roles.iter().map(|r| r.n_weights).sum::<u64>()
+    );
 
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["schema"], 1);
@@ -338,10 +404,14 @@ fn ties_are_what_the_weights_say() {
     let mut checkpoint = Checkpoint::new(Dtype::BF16, true);
     let embeddings = checkpoint.tensors["model.embed_tokens.weight"].clone();
 
-    checkpoint.tensors.insert(output.to_owned(), embeddings.clone());
+    checkpoint
+        .tensors
+        .insert(output.to_owned(), embeddings.clone());
     let (container, report) = convert_dir(checkpoint.write().path(), &options("q8"));
     assert!(container.tensor("output").is_none());
-    assert!(report.notes.contains(&Note::TiedCopyDropped { tensor: output.to_owned() }));
+    assert!(report.notes.contains(&Note::TiedCopyDropped {
+        tensor: output.to_owned()
+    }));
 
     // Equal values of another type are equal, too.
     let mut wider = embeddings.clone();
@@ -355,8 +425,16 @@ fn ties_are_what_the_weights_say() {
     checkpoint.tensors.insert(output.to_owned(), other);
     let (container, report) = convert_dir(checkpoint.write().path(), &options("q8"));
     assert!(container.tensor("output").is_some());
-    assert!(report.notes.contains(&Note::Untied { tensor: output.to_owned() }));
+    assert!(report.notes.contains(&Note::Untied {
+        tensor: output.to_owned()
+    }));
     let metadata = ModelMetadata::from_json(container.metadata()).unwrap();
     assert!(!metadata.config.tied_embeddings);
-    assert!(metadata.provenance.notes.iter().any(|n| n.contains("lm_head")));
+    assert!(
+        metadata
+            .provenance
+            .notes
+            .iter()
+            .any(|n| n.contains("lm_head"))
+    );
 }

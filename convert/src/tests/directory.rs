@@ -30,12 +30,21 @@ fn an_index_that_leaves_the_directory_is_refused() {
     let outside = Checkpoint::new(Dtype::BF16, true).write();
     let absolute = outside.path().join("model.safetensors");
     let good = index(dir.path());
-    for file in ["../model.safetensors", absolute.to_str().unwrap(), "a/../../x", "", ".."] {
+    for file in [
+        "../model.safetensors",
+        absolute.to_str().unwrap(),
+        "a/../../x",
+        "",
+        "..",
+    ] {
         let mut index = good.clone();
         index["weight_map"]["model.norm.weight"] = json!(file);
         write_index(dir.path(), &index);
         let err = hf_error(dir.path());
-        assert!(matches!(&err, HfError::IndexLeavesDirectory { file: f, .. } if f == file), "{err}");
+        assert!(
+            matches!(&err, HfError::IndexLeavesDirectory { file: f, .. } if f == file),
+            "{err}"
+        );
     }
 }
 
@@ -43,7 +52,10 @@ fn an_index_that_leaves_the_directory_is_refused() {
 fn index_and_shards_must_agree() {
     let dir = Checkpoint::new(Dtype::BF16, true).write_shards(2);
     let good = index(dir.path());
-    let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let (one, two) = (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    );
 
     let mut missing = good.clone();
     missing["weight_map"]["model.ghost.weight"] = json!(one);
@@ -52,7 +64,11 @@ fn index_and_shards_must_agree() {
     assert!(matches!(&err, HfError::NotInShard { tensor, .. } if tensor == "model.ghost.weight"));
 
     let mut extra = good.clone();
-    extra["weight_map"].as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+    extra["weight_map"]
+        .as_object_mut()
+        .unwrap()
+        .remove("model.norm.weight")
+        .unwrap();
     write_index(dir.path(), &extra);
     let err = hf_error(dir.path());
     assert!(matches!(&err, HfError::NotInIndex { tensor, .. } if tensor == "model.norm.weight"));
@@ -62,7 +78,10 @@ fn index_and_shards_must_agree() {
     *at = json!(if *at == one { two } else { one });
     write_index(dir.path(), &swapped);
     let err = hf_error(dir.path());
-    assert!(matches!(err, HfError::NotInIndex { .. } | HfError::NotInShard { .. }), "{err}");
+    assert!(
+        matches!(err, HfError::NotInIndex { .. } | HfError::NotInShard { .. }),
+        "{err}"
+    );
 
     write_index(dir.path(), &good);
     fs::remove_file(dir.path().join(two)).unwrap();
@@ -80,24 +99,43 @@ fn two_checkpoints_in_one_directory_are_refused() {
     let single = checkpoint.write();
     let file = "model.safetensors";
     fs::copy(single.path().join(file), dir.path().join(file)).unwrap();
-    assert!(matches!(hf_error(dir.path()), HfError::TwoCheckpoints { .. }));
+    assert!(matches!(
+        hf_error(dir.path()),
+        HfError::TwoCheckpoints { .. }
+    ));
     // An index of the one file is fine.
-    let map: serde_json::Map<_, _> =
-        checkpoint.tensors.keys().map(|name| (name.clone(), json!(file))).collect();
+    let map: serde_json::Map<_, _> = checkpoint
+        .tensors
+        .keys()
+        .map(|name| (name.clone(), json!(file)))
+        .collect();
     write_index(dir.path(), &json!({"weight_map": map}));
-    assert_eq!(source::open(dir.path()).unwrap().tensors().len(), checkpoint.tensors.len());
+    assert_eq!(
+        source::open(dir.path()).unwrap().tensors().len(),
+        checkpoint.tensors.len()
+    );
 }
 
 #[test]
 fn what_is_missing_is_named() {
     let checkpoint = Checkpoint::new(Dtype::BF16, true);
     let dir = checkpoint.write();
-    fs::rename(dir.path().join("model.safetensors"), dir.path().join("pytorch_model.bin")).unwrap();
+    fs::rename(
+        dir.path().join("model.safetensors"),
+        dir.path().join("pytorch_model.bin"),
+    )
+    .unwrap();
     let err = hf_error(dir.path());
-    assert!(err.to_string().contains("pytorch_model.bin is not read"), "{err}");
+    assert!(
+        err.to_string().contains("pytorch_model.bin is not read"),
+        "{err}"
+    );
     fs::remove_file(dir.path().join("pytorch_model.bin")).unwrap();
     let err = hf_error(dir.path());
-    assert!(matches!(err, HfError::NoWeights { instead: None, .. }), "{err}");
+    assert!(
+        matches!(err, HfError::NoWeights { instead: None, .. }),
+        "{err}"
+    );
     fs::remove_file(dir.path().join("config.json")).unwrap();
     assert!(hf_error(dir.path()).to_string().contains("config.json"));
 }
@@ -109,14 +147,19 @@ fn other_element_types_and_ranks_are_named() {
         let name = "model.layers.0.mlp.down_proj.weight";
         checkpoint.tensors.get_mut(name).unwrap().dtype = dtype;
         let err = hf_error(checkpoint.write().path());
-        assert!(matches!(&err, HfError::DType { tensor, .. } if tensor == name), "{err}");
+        assert!(
+            matches!(&err, HfError::DType { tensor, .. } if tensor == name),
+            "{err}"
+        );
         assert!(err.to_string().contains(&dtype.to_string()), "{err}");
     }
     for shape in [vec![], vec![1, 1, 48]] {
         let mut checkpoint = Checkpoint::new(Dtype::BF16, true);
         let n = shape.iter().product();
         let tensor = Tensor::random(Dtype::BF16, shape, n, 1);
-        checkpoint.tensors.insert("model.norm.weight".to_owned(), tensor);
+        checkpoint
+            .tensors
+            .insert("model.norm.weight".to_owned(), tensor);
         let err = hf_error(checkpoint.write().path());
         assert!(matches!(err, HfError::Rank { .. }), "{err}");
     }
@@ -149,11 +192,24 @@ fn chat_templates_are_found_where_they_are() {
     let several = json!({"chat_template": [
         {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chat"}]});
     assert_eq!(template(None, None).unwrap(), None);
-    assert_eq!(template(Some(json!({"chat_template": null})), None).unwrap(), None);
-    assert_eq!(template(Some(inside.clone()), None).unwrap().unwrap(), "inside");
-    assert_eq!(template(Some(inside), Some("file")).unwrap().unwrap(), "file");
+    assert_eq!(
+        template(Some(json!({"chat_template": null})), None).unwrap(),
+        None
+    );
+    assert_eq!(
+        template(Some(inside.clone()), None).unwrap().unwrap(),
+        "inside"
+    );
+    assert_eq!(
+        template(Some(inside), Some("file")).unwrap().unwrap(),
+        "file"
+    );
     assert_eq!(template(Some(several), None).unwrap().unwrap(), "chat");
-    for bad in [json!(3), json!([{"name": "tool_use", "template": "tools"}]), json!({})] {
+    for bad in [
+        json!(3),
+        json!([{"name": "tool_use", "template": "tools"}]),
+        json!({}),
+    ] {
         let err = template(Some(json!({"chat_template": bad})), None).unwrap_err();
         assert!(err.to_string().contains("chat_template"), "{err}");
     }
@@ -164,24 +220,33 @@ fn generation_defaults_come_from_their_file_and_then_from_the_config() {
     let generation = |file: Option<Value>| {
         let mut checkpoint = Checkpoint::new(Dtype::BF16, true);
         if let Some(file) = file {
-            checkpoint.texts.insert("generation_config.json".to_owned(), file.to_string());
+            checkpoint
+                .texts
+                .insert("generation_config.json".to_owned(), file.to_string());
         }
         source::open(checkpoint.write().path()).map(|s| s.generation().clone())
     };
-    let plain = Generation { eos: vec![4], bos: Some(0), ..Generation::default() };
+    let plain = Generation {
+        eos: vec![4],
+        bos: Some(0),
+        ..Generation::default()
+    };
     assert_eq!(generation(None).unwrap(), plain);
     let given = json!({"eos_token_id": [5, 6], "bos_token_id": 1, "do_sample": true, "temperature": 0.5,
         "top_k": 20, "top_p": 0.75, "min_p": null, "repetition_penalty": 1.25, "max_length": 4096});
-    assert_eq!(generation(Some(given)).unwrap(), Generation {
-        do_sample: Some(true),
-        eos: vec![5, 6],
-        bos: Some(1),
-        temperature: Some(0.5),
-        top_k: Some(20),
-        top_p: Some(0.75),
-        min_p: None,
-        repetition_penalty: Some(1.25),
-    });
+    assert_eq!(
+        generation(Some(given)).unwrap(),
+        Generation {
+            do_sample: Some(true),
+            eos: vec![5, 6],
+            bos: Some(1),
+            temperature: Some(0.5),
+            top_k: Some(20),
+            top_p: Some(0.75),
+            min_p: None,
+            repetition_penalty: Some(1.25),
+        }
+    );
     for (field, bad) in [
         ("eos_token_id", json!("</s>")),
         ("eos_token_id", json!([-1])),
@@ -205,7 +270,10 @@ fn special_tokens_complete_the_tokenizer_config() {
     let dir = checkpoint.write();
     let files = source::open(dir.path()).unwrap().tokenizer().unwrap();
     let config = files.tokenizer_config.unwrap();
-    assert_eq!((&config["bos_token"], &config["eos_token"]), (&json!("a"), &json!("<|im_end|>")));
+    assert_eq!(
+        (&config["bos_token"], &config["eos_token"]),
+        (&json!("a"), &json!("<|im_end|>"))
+    );
 }
 
 #[test]
@@ -215,17 +283,32 @@ fn rows_are_read_and_decoded_by_number() {
         let dir = checkpoint.write();
         let source = source::open(dir.path()).unwrap();
         let name = "model.layers.1.mlp.up_proj.weight";
-        let index = source.tensors().iter().position(|t| t.name == name).unwrap();
+        let index = source
+            .tensors()
+            .iter()
+            .position(|t| t.name == name)
+            .unwrap();
         let mut raw = Vec::new();
         source.read_raw(index, 3..10, &mut raw).unwrap();
         let mut rows = vec![0.0; 7 * 48];
         source.decode(index, &raw, &mut rows).unwrap();
-        assert_eq!(rows, checkpoint.tensors[name].values[3 * 48..10 * 48], "{dtype}");
+        assert_eq!(
+            rows,
+            checkpoint.tensors[name].values[3 * 48..10 * 48],
+            "{dtype}"
+        );
         // A byte too few, floats too few, and a part of a row.
-        let parts = [(&raw[1..], 7 * 48), (&raw[..], 6 * 48), (&raw[..raw.len() / 7 / 48], 1)];
+        let parts = [
+            (&raw[1..], 7 * 48),
+            (&raw[..], 6 * 48),
+            (&raw[..raw.len() / 7 / 48], 1),
+        ];
         for (raw, n) in parts {
             let err = source.decode(index, raw, &mut vec![0.0; n]).unwrap_err();
-            assert!(matches!(err, SourceError::NotWholeRows { .. }), "{dtype}: {err}");
+            assert!(
+                matches!(err, SourceError::NotWholeRows { .. }),
+                "{dtype}: {err}"
+            );
         }
     }
 }

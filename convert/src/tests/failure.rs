@@ -58,10 +58,20 @@ fn weights_that_are_not_finite_are_named_with_their_place() {
                 let mut checkpoint = Checkpoint::new(dtype, true);
                 checkpoint.tensors.get_mut(case.tensor).unwrap().values[case.at] = case.value;
                 let err = error(checkpoint.write().path(), &options(recipe));
-                let ConvertError::NotFinite { tensor, row, col, value } = &err else {
+                let ConvertError::NotFinite {
+                    tensor,
+                    row,
+                    col,
+                    value,
+                } = &err
+                else {
                     panic!("{recipe}: {err:?}")
                 };
-                assert_eq!((&**tensor, *row, *col), (case.tensor, case.row, case.col), "{recipe}");
+                assert_eq!(
+                    (&**tensor, *row, *col),
+                    (case.tensor, case.row, case.col),
+                    "{recipe}"
+                );
                 assert_eq!(value.is_nan(), case.value.is_nan());
                 assert!(err.to_string().contains(case.tensor), "{err}");
             }
@@ -77,10 +87,16 @@ fn an_existing_file_is_only_replaced_by_force() {
     let path = out.path().join("out.chaski");
     fs::write(&path, b"precious").unwrap();
     let err = convert(&*source, &path, &options("q4"), &Silent).unwrap_err();
-    assert!(matches!(err, ConvertError::Container(ContainerError::Exists { .. })), "{err}");
+    assert!(
+        matches!(err, ConvertError::Container(ContainerError::Exists { .. })),
+        "{err}"
+    );
     assert_eq!(fs::read(&path).unwrap(), b"precious");
 
-    let force = ConvertOptions { force: true, ..options("q4") };
+    let force = ConvertOptions {
+        force: true,
+        ..options("q4")
+    };
     // A forced conversion that fails leaves the old file, too.
     let stop = |_: Event<'_>| ControlFlow::Break(());
     assert!(convert(&*source, &path, &force, &stop).is_err());
@@ -102,7 +118,11 @@ fn a_conversion_can_be_stopped_at_every_event() {
         let events = Cell::new(0);
         let progress = |_: Event<'_>| {
             events.set(events.get() + 1);
-            if events.get() > stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if events.get() > stopped {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         match convert(&*source, &path, &options("q4"), &progress) {
             Err(ConvertError::Cancelled) => {
@@ -127,7 +147,10 @@ fn progress_counts_the_bytes_of_the_source() {
     let progress = |event: Event<'_>| {
         match event {
             Event::Start { source_bytes, .. } => total.set(source_bytes),
-            Event::Advance { source_bytes, tensor } => {
+            Event::Advance {
+                source_bytes,
+                tensor,
+            } => {
                 assert!(source_bytes > done.get() && !tensor.is_empty());
                 done.set(source_bytes);
             }
@@ -150,25 +173,36 @@ fn a_missing_tokenizer_is_an_error_unless_allowed() {
     assert!(err.to_string().contains("--no-tokenizer"), "{err}");
     assert!(plan(&*source::open(dir.path()).unwrap(), &options("q4")).is_err());
 
-    let allowed = ConvertOptions { allow_missing_tokenizer: true, ..options("q4") };
+    let allowed = ConvertOptions {
+        allow_missing_tokenizer: true,
+        ..options("q4")
+    };
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("out.chaski");
     let source = source::open(dir.path()).unwrap();
     let report = convert(&*source, &path, &allowed, &Silent).unwrap();
     assert!(report.notes.contains(&Note::NoTokenizer));
     let container = Container::open(&path).unwrap();
-    assert!(container.metadata().contains("no tokenizer"), "the file says so itself");
+    assert!(
+        container.metadata().contains("no tokenizer"),
+        "the file says so itself"
+    );
     assert_eq!(container.sections().len(), 3);
 
     fs::write(dir.path().join("tokenizer.model"), b"\x0a").unwrap();
     let err = error(dir.path(), &options("q4"));
-    assert!(err.to_string().contains("tokenizer.model is not read"), "{err}");
+    assert!(
+        err.to_string().contains("tokenizer.model is not read"),
+        "{err}"
+    );
 }
 
 #[test]
 fn a_tokenizer_that_is_not_understood_is_an_error() {
     let mut checkpoint = Checkpoint::new(Dtype::BF16, true);
-    checkpoint.texts.insert("tokenizer.json".to_owned(), "{".to_owned());
+    checkpoint
+        .texts
+        .insert("tokenizer.json".to_owned(), "{".to_owned());
     let err = error(checkpoint.write().path(), &options("q4"));
     assert!(matches!(err, ConvertError::Tokenizer(_)), "{err:?}");
 }
@@ -176,7 +210,10 @@ fn a_tokenizer_that_is_not_understood_is_an_error() {
 #[test]
 fn ids_beyond_the_vocabulary_are_found_before_the_work_is_done() {
     let mut checkpoint = Checkpoint::new(Dtype::BF16, true);
-    checkpoint.texts.insert("generation_config.json".to_owned(), r#"{"eos_token_id": 70}"#.to_owned());
+    checkpoint.texts.insert(
+        "generation_config.json".to_owned(),
+        r#"{"eos_token_id": 70}"#.to_owned(),
+    );
     let err = error(checkpoint.write().path(), &options("q4"));
     assert!(matches!(err, ConvertError::Metadata(_)), "{err:?}");
 }
@@ -188,7 +225,12 @@ fn a_source_that_shrinks_is_an_error() {
     let source = source::open(dir.path()).unwrap();
     let file = dir.path().join("model.safetensors");
     let len = fs::metadata(&file).unwrap().len();
-    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(len - 1).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(len - 1)
+        .unwrap();
     let out = tempfile::tempdir().unwrap();
     let err = convert(&*source, &out.path().join("out"), &options("q4"), &Silent).unwrap_err();
     assert!(matches!(err, ConvertError::Source(_)), "{err:?}");

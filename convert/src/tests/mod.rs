@@ -5,3 +5,4 @@ mod conversion;
 mod directory;
 mod failure;
 mod mapping;
+mod stages;

@@ -102,7 +102,11 @@ impl fmt::Display for HfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingFile { dir, name } => {
-                write!(f, "{} has no {name}: it is no checkpoint directory", dir.display())
+                write!(
+                    f,
+                    "{} has no {name}: it is no checkpoint directory",
+                    dir.display()
+                )
             }
             Self::NoWeights { dir, instead } => {
                 write!(
@@ -122,8 +126,17 @@ impl fmt::Display for HfError {
                 dir.display()
             ),
             Self::Json { path, .. } => write!(f, "could not read {} as JSON", path.display()),
-            Self::Field { path, field, expected, got } => {
-                write!(f, "`{field}` in {} is {got}, expected {expected}", path.display())
+            Self::Field {
+                path,
+                field,
+                expected,
+                got,
+            } => {
+                write!(
+                    f,
+                    "`{field}` in {} is {got}, expected {expected}",
+                    path.display()
+                )
             }
             Self::NotText { path } => write!(f, "{} is not UTF-8", path.display()),
             Self::Header { path, .. } => {
@@ -145,13 +158,21 @@ impl fmt::Display for HfError {
                 "{file} has tensor `{}`, which model.safetensors.index.json does not place there",
                 tensor.escape_debug()
             ),
-            Self::DType { tensor, file, dtype } => write!(
+            Self::DType {
+                tensor,
+                file,
+                dtype,
+            } => write!(
                 f,
                 "tensor `{}` in {file} has element type {dtype}: BF16, F16 and F32 can be converted, \
                  checkpoints that are quantised already cannot",
                 tensor.escape_debug()
             ),
-            Self::Rank { tensor, file, shape } => write!(
+            Self::Rank {
+                tensor,
+                file,
+                shape,
+            } => write!(
                 f,
                 "tensor `{}` in {file} has shape {shape:?}: only vectors and matrices can be converted",
                 tensor.escape_debug()

@@ -6,9 +6,10 @@
 //! the rest     the tensors' bytes, offsets counted from here
 //! ```
 //!
-//! The `safetensors` crate checks a header only against a buffer of the whole file, which would mean a
-//! map or a copy of it; these checks are the same ones (no holes, no overlaps, nothing left over, sizes that
-//! do not overflow) and two more: names that occur twice and fields that are not known are errors.
+//! The `safetensors` crate checks a header only against a buffer of the whole file, which would
+//! mean a map or a copy of it; these checks are the same ones (no holes, no overlaps, nothing left
+//! over, sizes that do not overflow) and two more: names that occur twice and fields that are not
+//! known are errors.
 
 use std::{collections::BTreeMap, error::Error, fmt};
 
@@ -86,28 +87,49 @@ impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort { file_len } => {
-                write!(f, "the file has {file_len} bytes, too few for the length of a header")
+                write!(
+                    f,
+                    "the file has {file_len} bytes, too few for the length of a header"
+                )
             }
-            Self::Length { header_len, file_len } => write!(
+            Self::Length {
+                header_len,
+                file_len,
+            } => write!(
                 f,
                 "the header's length is {header_len} bytes in a file of {file_len} (at most {MAX_HEADER} are read)"
             ),
             Self::Json(_) => f.write_str("the header is not as the format wants it"),
             Self::Overflow { tensor } => {
-                write!(f, "the shape of tensor `{}` overflows", tensor.escape_debug())
+                write!(
+                    f,
+                    "the shape of tensor `{}` overflows",
+                    tensor.escape_debug()
+                )
             }
-            Self::Size { tensor, offsets: [begin, end], bytes } => write!(
+            Self::Size {
+                tensor,
+                offsets: [begin, end],
+                bytes,
+            } => write!(
                 f,
                 "tensor `{}` lies at {begin}..{end}, its shape and element type take {bytes} bytes",
                 tensor.escape_debug()
             ),
-            Self::NotContiguous { tensor, begin, expected } => write!(
+            Self::NotContiguous {
+                tensor,
+                begin,
+                expected,
+            } => write!(
                 f,
                 "tensor `{}` starts at {begin}, the one before it ends at {expected}",
                 tensor.escape_debug()
             ),
             Self::DataLength { expected, got } => {
-                write!(f, "the header describes {expected} bytes of tensors, the file has {got}")
+                write!(
+                    f,
+                    "the header describes {expected} bytes of tensors, the file has {got}"
+                )
             }
             Self::UnknownDType { tensor, dtype } => write!(
                 f,
@@ -204,7 +226,10 @@ fn dtype_bits(dtype: &str) -> Option<u64> {
 
 /// Reads and checks the header; the tensors come in the order of their bytes.
 pub(super) fn read(file: &ReadAt) -> Result<Vec<HeaderTensor>, SourceError> {
-    let error = |cause| HfError::Header { path: file.path().to_owned(), cause };
+    let error = |cause| HfError::Header {
+        path: file.path().to_owned(),
+        cause,
+    };
     let file_len = file.len();
     if file_len < 8 {
         return Err(error(HeaderError::TooShort { file_len }).into());
@@ -213,7 +238,11 @@ pub(super) fn read(file: &ReadAt) -> Result<Vec<HeaderTensor>, SourceError> {
     file.append(0, 8, &mut bytes)?;
     let header_len = bytes.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
     if header_len > MAX_HEADER || header_len > file_len - 8 {
-        return Err(error(HeaderError::Length { header_len, file_len }).into());
+        return Err(error(HeaderError::Length {
+            header_len,
+            file_len,
+        })
+        .into());
     }
     bytes.clear();
     file.append(8, header_len as usize, &mut bytes)?;
@@ -227,27 +256,55 @@ fn parse(header: &[u8], data_len: u64) -> Result<Vec<HeaderTensor>, HeaderError>
     let data_start = 8 + header.len() as u64;
     let mut at = 0;
     let mut tensors = Vec::with_capacity(entries.len());
-    for (name, Entry { dtype, shape, data_offsets: [begin, end] }) in entries {
+    for (
+        name,
+        Entry {
+            dtype,
+            shape,
+            data_offsets: [begin, end],
+        },
+    ) in entries
+    {
         let Some(bits) = dtype_bits(&dtype) else {
-            return Err(HeaderError::UnknownDType { tensor: name, dtype });
+            return Err(HeaderError::UnknownDType {
+                tensor: name,
+                dtype,
+            });
         };
         let Some(bits) = shape.iter().try_fold(bits, |n, &d| n.checked_mul(d)) else {
             return Err(HeaderError::Overflow { tensor: name });
         };
         let bytes = bits.div_ceil(8);
         if bits % 8 != 0 || begin.checked_add(bytes) != Some(end) {
-            return Err(HeaderError::Size { tensor: name, offsets: [begin, end], bytes });
+            return Err(HeaderError::Size {
+                tensor: name,
+                offsets: [begin, end],
+                bytes,
+            });
         }
         if begin != at {
-            return Err(HeaderError::NotContiguous { tensor: name, begin, expected: at });
+            return Err(HeaderError::NotContiguous {
+                tensor: name,
+                begin,
+                expected: at,
+            });
         }
         at = end;
         // An end beyond the file is found below, before any offset is used.
         let offset = data_start.saturating_add(begin);
-        tensors.push(HeaderTensor { name, dtype, shape, offset, bytes });
+        tensors.push(HeaderTensor {
+            name,
+            dtype,
+            shape,
+            offset,
+            bytes,
+        });
     }
     if at != data_len {
-        return Err(HeaderError::DataLength { expected: at, got: data_len });
+        return Err(HeaderError::DataLength {
+            expected: at,
+            got: data_len,
+        });
     }
     Ok(tensors)
 }
@@ -271,9 +328,15 @@ mod tests {
             "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
             "z":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}}"#;
         let tensors = parse(header.as_bytes(), 20).unwrap();
-        let got: Vec<_> = tensors.iter().map(|t| (&*t.name, t.offset, t.bytes)).collect();
+        let got: Vec<_> = tensors
+            .iter()
+            .map(|t| (&*t.name, t.offset, t.bytes))
+            .collect();
         let start = 8 + header.len() as u64;
-        assert_eq!(got, [("a", start, 8), ("z", start + 8, 0), ("b", start + 8, 12)]);
+        assert_eq!(
+            got,
+            [("a", start, 8), ("z", start + 8, 0), ("b", start + 8, 12)]
+        );
     }
 
     #[test]
@@ -284,9 +347,21 @@ mod tests {
             says: &'static str,
         }
         let cases = [
-            Case { header: "", data_len: 0, says: "EOF" },
-            Case { header: "[]", data_len: 0, says: "an object of tensors" },
-            Case { header: "{} x", data_len: 0, says: "trailing" },
+            Case {
+                header: "",
+                data_len: 0,
+                says: "EOF",
+            },
+            Case {
+                header: "[]",
+                data_len: 0,
+                says: "an object of tensors",
+            },
+            Case {
+                header: "{} x",
+                data_len: 0,
+                says: "trailing",
+            },
             Case {
                 header: r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                             "a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
@@ -370,7 +445,12 @@ mod tests {
                 says: "\"Q9\"",
             },
         ];
-        for Case { header, data_len, says } in cases {
+        for Case {
+            header,
+            data_len,
+            says,
+        } in cases
+        {
             let got = error(header, data_len);
             assert!(got.contains(says), "{header}: {got}");
         }
@@ -393,8 +473,13 @@ mod tests {
             whole[..8].copy_from_slice(&header_len.to_le_bytes());
             std::fs::write(&path, &whole).unwrap();
             let err = read(&ReadAt::open(&path).unwrap()).unwrap_err();
-            let SourceError::Hf(HfError::Header { cause, .. }) = err else { panic!("{err}") };
-            assert!(matches!(cause, HeaderError::Length { .. }), "{header_len}: {cause}");
+            let SourceError::Hf(HfError::Header { cause, .. }) = err else {
+                panic!("{err}")
+            };
+            assert!(
+                matches!(cause, HeaderError::Length { .. }),
+                "{header_len}: {cause}"
+            );
         }
     }
 }

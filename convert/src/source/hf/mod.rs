@@ -79,11 +79,18 @@ impl HfDirectory {
     /// Opens `dir` and checks everything but the tensors' values and the tokenizer.
     pub fn open(dir: &Path) -> Result<Self, SourceError> {
         let Some(config_json) = texts::object(dir, "config.json")? else {
-            return Err(HfError::MissingFile { dir: dir.to_owned(), name: "config.json" }.into());
+            return Err(HfError::MissingFile {
+                dir: dir.to_owned(),
+                name: "config.json",
+            }
+            .into());
         };
         let generation = texts::generation(dir, &config_json)?;
-        let HfConfig { config, notes } = HfConfig::parse(&Value::Object(config_json))
-            .map_err(|cause| SourceError::Config { path: dir.join("config.json"), cause })?;
+        let HfConfig { config, notes } =
+            HfConfig::parse(&Value::Object(config_json)).map_err(|cause| SourceError::Config {
+                path: dir.join("config.json"),
+                cause,
+            })?;
         let mut this = Self {
             dir: dir.to_owned(),
             config,
@@ -99,13 +106,19 @@ impl HfDirectory {
             for tensor in tensors {
                 this.push(shard, file.path(), tensor)?;
             }
-            this.files.push(SourceFile { path: file.path().to_owned(), len: file.len() });
+            this.files.push(SourceFile {
+                path: file.path().to_owned(),
+                len: file.len(),
+            });
             this.shards.push(file);
         }
         for name in TEXTS {
             let path = dir.join(name);
             if let Ok(meta) = fs::metadata(&path) {
-                this.files.push(SourceFile { path, len: meta.len() });
+                this.files.push(SourceFile {
+                    path,
+                    len: meta.len(),
+                });
             }
         }
         Ok(this)
@@ -117,19 +130,44 @@ impl HfDirectory {
         path: &Path,
         tensor: header::HeaderTensor,
     ) -> Result<(), SourceError> {
-        let header::HeaderTensor { name, dtype, shape, offset, bytes } = tensor;
-        let file = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let header::HeaderTensor {
+            name,
+            dtype,
+            shape,
+            offset,
+            bytes,
+        } = tensor;
+        let file = || {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         let element = match &*dtype {
             "F32" => Element::F32,
             "F16" => Element::F16,
             "BF16" => Element::Bf16,
-            _ => return Err(HfError::DType { tensor: name, file: file(), dtype }.into()),
+            _ => {
+                return Err(HfError::DType {
+                    tensor: name,
+                    file: file(),
+                    dtype,
+                }
+                .into());
+            }
         };
         // The bytes lie in the file, so on 64-bit machines neither dimension nor product overflows.
         let (rows, cols, vector) = match *shape {
             [cols] => (1, cols as usize, true),
             [rows, cols] => (rows as usize, cols as usize, false),
-            _ => return Err(HfError::Rank { tensor: name, file: file(), shape }.into()),
+            _ => {
+                return Err(HfError::Rank {
+                    tensor: name,
+                    file: file(),
+                    shape,
+                }
+                .into());
+            }
         };
         let bits_per_weight = 8.0 * element.bytes() as f64;
         self.tensors.push(SourceTensor {
@@ -141,7 +179,11 @@ impl HfDirectory {
             bytes,
             bits_per_weight,
         });
-        self.places.push(Place { shard, offset, element });
+        self.places.push(Place {
+            shard,
+            offset,
+            element,
+        });
         Ok(())
     }
 }
@@ -169,9 +211,18 @@ impl Source for HfDirectory {
         rows: Range<usize>,
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        let SourceTensor { rows: all, cols, .. } = self.tensors[tensor];
-        assert!(rows.start <= rows.end && rows.end <= all, "rows {rows:?} of {all}");
-        let Place { shard, offset, element } = self.places[tensor];
+        let SourceTensor {
+            rows: all, cols, ..
+        } = self.tensors[tensor];
+        assert!(
+            rows.start <= rows.end && rows.end <= all,
+            "rows {rows:?} of {all}"
+        );
+        let Place {
+            shard,
+            offset,
+            element,
+        } = self.places[tensor];
         let row_bytes = cols * element.bytes();
         let start = offset + (rows.start * row_bytes) as u64;
         self.shards[shard].append(start, rows.len() * row_bytes, out)

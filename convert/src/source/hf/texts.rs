@@ -13,7 +13,9 @@ const MAX_TOKENIZER: u64 = 256 << 20;
 /// The JSON object in `dir/name`, `None` where there is no such file.
 pub(super) fn object(dir: &Path, name: &str) -> Result<Option<Map<String, Value>>, SourceError> {
     let path = dir.join(name);
-    let Some(bytes) = read_small(&path, MAX_JSON)? else { return Ok(None) };
+    let Some(bytes) = read_small(&path, MAX_JSON)? else {
+        return Ok(None);
+    };
     match serde_json::from_slice(&bytes) {
         Ok(object) => Ok(Some(object)),
         Err(cause) => Err(HfError::Json { path, cause }.into()),
@@ -35,10 +37,14 @@ pub(super) fn tokenizer(dir: &Path) -> Result<TokenizerFiles, SourceError> {
             config.entry(key).or_insert(value);
         }
     }
-    Ok(TokenizerFiles { tokenizer_json, tokenizer_config: config.map(Value::Object) })
+    Ok(TokenizerFiles {
+        tokenizer_json,
+        tokenizer_config: config.map(Value::Object),
+    })
 }
 
-/// The template that renders a chat: `chat_template.jinja`, else the one inside `tokenizer_config.json`.
+/// The template that renders a chat: `chat_template.jinja`, else the one inside
+/// `tokenizer_config.json`.
 pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, SourceError> {
     let path = dir.join("chat_template.jinja");
     if let Some(bytes) = read_small(&path, MAX_JSON)? {
@@ -71,17 +77,29 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>, SourceError> {
     }
 }
 
-/// `generation_config.json`; where it is silent about BOS and EOS, `config`, which is `config.json`.
+/// `generation_config.json`; where it is silent about BOS and EOS, `config`, which is
+/// `config.json`.
 pub(super) fn generation(
     dir: &Path,
     config: &Map<String, Value>,
 ) -> Result<Generation, SourceError> {
     let name = "generation_config.json";
     let own = object(dir, name)?.unwrap_or_default();
-    let field = |key: &'static str| Field { dir, name, object: &own, key };
+    let field = |key: &'static str| Field {
+        dir,
+        name,
+        object: &own,
+        key,
+    };
     let ids = |key: &'static str| -> Result<Vec<u32>, SourceError> {
         match field(key).token_ids()? {
-            ids if ids.is_empty() => Field { dir, name: "config.json", object: config, key }.token_ids(),
+            ids if ids.is_empty() => Field {
+                dir,
+                name: "config.json",
+                object: config,
+                key,
+            }
+            .token_ids(),
             ids => Ok(ids),
         }
     };
@@ -122,7 +140,9 @@ impl Field<'_> {
     }
 
     fn float(&self) -> Result<Option<f32>, SourceError> {
-        let Some(value) = self.value() else { return Ok(None) };
+        let Some(value) = self.value() else {
+            return Ok(None);
+        };
         match value.as_f64().map(|x| x as f32) {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(Some(x)),
             _ => Err(self.error("a number that is not negative")),
@@ -130,12 +150,19 @@ impl Field<'_> {
     }
 
     fn bool(&self) -> Result<Option<bool>, SourceError> {
-        let Some(value) = self.value() else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.error("true or false"))
+        let Some(value) = self.value() else {
+            return Ok(None);
+        };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| self.error("true or false"))
     }
 
     fn uint(&self) -> Result<Option<u32>, SourceError> {
-        let Some(value) = self.value() else { return Ok(None) };
+        let Some(value) = self.value() else {
+            return Ok(None);
+        };
         match value.as_u64().map(u32::try_from) {
             Some(Ok(n)) => Ok(Some(n)),
             _ => Err(self.error("an integer that is not negative")),
