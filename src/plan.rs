@@ -37,7 +37,11 @@ pub struct MemoryPlan {
 /// An option is out of its range.
 pub fn plan(model: &Model, options: &SessionOptions) -> Result<MemoryPlan, SessionError> {
     let (limits, logit_rows) = limits(model, options)?;
-    let CpuBytes { kv_cache, activations, scratch } = CpuBackend::bytes(model.config(), &limits);
+    let CpuBytes {
+        kv_cache,
+        activations,
+        scratch,
+    } = CpuBackend::bytes(model.config(), &limits);
     let activations = activations + own_bytes(model, &limits, logit_rows);
     Ok(MemoryPlan {
         context_len: limits.context_len,

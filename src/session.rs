@@ -1,6 +1,13 @@
 //! A text that a model reads and continues.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use chaski_models::{Backend, BackendError, Row, TokenId};
 use chaski_quant::scalar::attention::KvType;
@@ -77,6 +84,13 @@ pub enum SessionError {
     },
     /// Nothing was given to read.
     Empty,
+    /// Reading was cancelled; the session's text is what was read.
+    Cancelled {
+        /// Tokens read.
+        read: usize,
+        /// Tokens that were to be read.
+        of: usize,
+    },
     /// The threads could not be started.
     Team(TeamError),
     /// A pass failed.
@@ -106,6 +120,9 @@ impl fmt::Display for SessionError {
                  passes, try a larger type"
             ),
             Self::Empty => f.write_str("there is no token to read"),
+            Self::Cancelled { read, of } => {
+                write!(f, "cancelled after {read} of {of} tokens were read")
+            }
             Self::Team(_) => f.write_str("the session's threads could not be started"),
             Self::Backend(_) => f.write_str("the model could not be run"),
         }
@@ -139,6 +156,7 @@ pub struct Session {
     max_logit_rows: usize,
     /// Whether the first logits are those after the last token.
     has_logits: bool,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 /// The sizes that `options` stand for: of the backend, and the rows of logits.
@@ -192,6 +210,7 @@ impl Session {
             logits: vec![0.0; max_logit_rows * model.config().vocab_size],
             max_logit_rows,
             has_logits: false,
+            cancel: None,
             model: Arc::clone(model),
         })
     }
@@ -219,7 +238,14 @@ impl Session {
     /// The logits after the last token, `[vocab_size]`; `None` before a first text and after
     /// [`truncate`](Self::truncate).
     pub fn logits(&self) -> Option<&[f32]> {
-        self.has_logits.then(|| &self.logits[..self.model.config().vocab_size])
+        self.has_logits
+            .then(|| &self.logits[..self.model.config().vocab_size])
+    }
+
+    /// Lets another thread (Ctrl-C) stop the reading of a long text: `flag` is looked at before each
+    /// pass.
+    pub fn set_cancel(&mut self, flag: Option<Arc<AtomicBool>>) {
+        self.cancel = flag;
     }
 
     /// Forgets the text from position `len` on.
@@ -260,8 +286,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Nothing is read if there are none, they do not fit or one does not exist. If a pass fails,
-    /// the text is what was read before it.
+    /// Nothing is read if there are none, they do not fit or one does not exist. If a pass fails or
+    /// reading is cancelled, the text is what was read before.
     pub fn extend(&mut self, tokens: &[TokenId]) -> Result<(), SessionError> {
         self.extend_with(tokens, tokens.len().saturating_sub(1), &mut |_, _| {})
     }
@@ -286,13 +312,28 @@ impl Session {
         let vocab_size = self.model.config().vocab_size;
         let mut done = 0;
         while done < tokens.len() {
+            if self
+                .cancel
+                .as_ref()
+                .is_some_and(|flag| flag.load(Ordering::Relaxed))
+            {
+                return Err(SessionError::Cancelled {
+                    read: done,
+                    of: tokens.len(),
+                });
+            }
             // As many rows as a pass takes, and as many wanted logits.
             let wanted_from = first.max(done);
             let n = (tokens.len() - done)
                 .min(self.backend.limits().rows)
                 .min(wanted_from - done + self.max_logit_rows);
             let n_wanted = self.pass(&tokens[done..done + n], wanted_from - done)?;
-            for (i, logits) in self.logits.chunks_exact(vocab_size).take(n_wanted).enumerate() {
+            for (i, logits) in self
+                .logits
+                .chunks_exact(vocab_size)
+                .take(n_wanted)
+                .enumerate()
+            {
                 sink(wanted_from + i, logits);
             }
             done += n;
@@ -328,18 +369,26 @@ impl Session {
         let start = self.tokens.len();
         self.has_logits = false;
         self.rows.clear();
-        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| {
-            let (seq, pos, logits) = (0, start + i, i >= wanted);
-            Row { seq, pos, token, logits }
-        }));
+        self.rows
+            .extend(tokens.iter().enumerate().map(|(i, &token)| {
+                let (seq, pos, logits) = (0, start + i, i >= wanted);
+                Row {
+                    seq,
+                    pos,
+                    token,
+                    logits,
+                }
+            }));
         let n_wanted = tokens.len().saturating_sub(wanted);
         let logits = &mut self.logits[..n_wanted * self.model.config().vocab_size];
-        self.backend.forward(&self.rows, logits).map_err(|error| match error {
-            BackendError::NotFinite { row, .. } => {
-                SessionError::NotFinite { pos: self.rows[row].pos }
-            }
-            error => SessionError::Backend(error),
-        })?;
+        self.backend
+            .forward(&self.rows, logits)
+            .map_err(|error| match error {
+                BackendError::NotFinite { row, .. } => SessionError::NotFinite {
+                    pos: self.rows[row].pos,
+                },
+                error => SessionError::Backend(error),
+            })?;
         self.tokens.extend_from_slice(tokens);
         Ok(n_wanted)
     }
