@@ -372,7 +372,7 @@ fn an_unfinished_file_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.chaski");
     let file = AtomicFile::create(&path, false).unwrap();
-    let plan = DataPlan::new(vec![matrix("m", QuantType::Q4, 32, 32)]).unwrap();
+    let plan = DataPlan::new(vec![matrix("m", QuantType::F16, 32, 32)]).unwrap();
     let mut writer = ContainerWriter::new(file, plan).unwrap();
     let part = || {
         std::fs::read_dir(dir.path())
@@ -386,7 +386,7 @@ fn an_unfinished_file_does_not_open() {
         Container::open(part()).unwrap_err(),
         ContainerError::Unfinished
     ));
-    writer.write(0, &[0; 768]).unwrap();
+    writer.write(0, &[0; 2048]).unwrap();
     assert!(matches!(
         Container::open(part()).unwrap_err(),
         ContainerError::Unfinished
