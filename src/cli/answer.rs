@@ -128,7 +128,9 @@ fn random_seed() -> u64 {
 
 /// For templates that write the date: UTC, since the system's time zone is nothing a file tells.
 fn now() -> Moment {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Moment {
         unix_seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         utc_offset_seconds: 0,
