@@ -144,6 +144,23 @@ impl Error for SessionError {
 /// All memory is allocated by [`Session::new`]; reading and continuing a text allocates nothing.
 /// The logits after a text are the same bits however it was read: at once, in parts, token by
 /// token, or by going back and reading another continuation.
+///
+/// ```
+/// # use chaski::{Model, Session, SessionError, SessionOptions};
+/// # use chaski_models::TokenId;
+/// # use std::sync::Arc;
+/// fn likeliest_of(model: &Arc<Model>, texts: [&[TokenId]; 2]) -> Result<usize, SessionError> {
+///     let mut session = Session::new(model, &SessionOptions::default())?;
+///     let mut best = [0.0; 2];
+///     for (text, best) in texts.into_iter().zip(&mut best) {
+///         // What the texts have in common is read once.
+///         session.set_text(text)?;
+///         let logits = session.logits().unwrap_or_default();
+///         *best = logits.iter().fold(f32::MIN, |m, &l| if l > m { l } else { m });
+///     }
+///     Ok(usize::from(best[1] > best[0]))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Model>,

@@ -109,6 +109,12 @@ fn what_is_written_is_read() {
                 }
             }
         }
+        for (i, _) in decls.iter().enumerate().filter(|(_, d)| d.interleaved) {
+            let pair = container.pair_bytes(i);
+            let [first, second] = [i, i + 1].map(|t| container.tensor_at(t).tiles().unwrap());
+            let turns = (0..first.n_tiles()).flat_map(|t| [first.tile(t), second.tile(t)]);
+            assert!(pair == turns.collect::<Vec<_>>().concat());
+        }
         let layer = container.tensor("gate.q4").unwrap().entry.offset;
         assert!(layer > 0 && layer.is_multiple_of(DATA_ALIGN));
     }

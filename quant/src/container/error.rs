@@ -46,7 +46,7 @@ pub enum ContainerError {
         /// Its first bytes, zeros where it has fewer.
         found: [u8; 8],
     },
-    /// The header is all zero: the file was never finished.
+    /// The header is all zero, or the name is that of a file being written: never finished.
     Unfinished,
     /// The file is of another version of the format.
     Version {
@@ -395,7 +395,7 @@ impl fmt::Display for ContainerError {
                 )
             }
             Self::Unfinished => f.write_str(
-                "an unfinished file: its header is empty, the program that wrote it was cut short",
+                "an unfinished file: the program that wrote it was cut short, or is still writing",
             ),
             Self::Version { found } => write!(
                 f,
@@ -473,7 +473,11 @@ impl fmt::Display for ContainerError {
                 write!(f, "tensor `{name}`: checksum: the bytes are damaged")
             }
             Self::Tile { name, tile, .. } => {
-                write!(f, "tile {tile} of tensor `{}` is not sound", name.escape_debug())
+                write!(
+                    f,
+                    "tile {tile} of tensor `{}` is not sound",
+                    name.escape_debug()
+                )
             }
             Self::NotFinite { name, index } => {
                 write!(f, "tensor `{name}`: element {index} is not finite")
