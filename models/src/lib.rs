@@ -7,6 +7,7 @@
 //! * [`tokenizer`]: text to tokens and back.
 //! * [`chat`]: a conversation to the text that a model was trained on.
 //! * [`metadata`]: what the JSON section of a container holds.
+//! * [`tokenizer`]: text to tokens and back.
 //! * [`TokenId`]: a token's number.
 //!
 //! ```
