@@ -57,18 +57,23 @@ impl fmt::Display for Perplexity {
     }
 }
 
+/// The natural logarithm of the sum of `exp(logit)`, in f64.
+pub fn log_normalizer(logits: &[f32]) -> f64 {
+    let max = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    let max = f64::from(max);
+    let sum: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - max)).sum();
+    max + libm::log(sum)
+}
+
 /// The natural logarithm of `token`'s probability under `logits`, in f64.
 ///
 /// # Panics
 ///
 /// If the token is no index of the logits.
 pub fn log_prob(logits: &[f32], token: TokenId) -> f64 {
-    let max = logits
-        .iter()
-        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
-    let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - max)).sum();
-    f64::from(logits[token.0 as usize]) - max - libm::log(sum)
+    f64::from(logits[token.index()]) - log_normalizer(logits)
 }
 
 /// Why a text cannot be measured.

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::{
-    backend::cpu::Buffers,
+    backend::cpu::{CpuBackend, CpuBytes},
     model::Model,
-    session::{SessionError, SessionOptions, kv_shape, limits},
+    session::{SessionError, SessionOptions, limits, own_bytes},
 };
 
 /// Bytes, by what they are for.
@@ -36,12 +36,13 @@ pub struct MemoryPlan {
 ///
 /// An option is out of its range.
 pub fn plan(model: &Model, options: &SessionOptions) -> Result<MemoryPlan, SessionError> {
-    let limits = limits(model, options)?;
-    let shape = kv_shape(model, &limits);
-    let pages = shape.pages(limits.context_len) as u64;
-    let (activations, own) = Buffers::bytes(model.config(), &limits);
-    let kv_cache = pages * shape.page_bytes() as u64;
-    let scratch = own * limits.threads as u64;
+    let (limits, logit_rows) = limits(model, options)?;
+    let CpuBytes {
+        kv_cache,
+        activations,
+        scratch,
+    } = CpuBackend::bytes(model.config(), &limits);
+    let activations = activations + own_bytes(model, &limits, logit_rows);
     Ok(MemoryPlan {
         context_len: limits.context_len,
         threads: limits.threads,

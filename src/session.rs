@@ -1,14 +1,19 @@
 //! A text that a model reads and continues.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use chaski_models::{TokenId, forward::Row};
-use chaski_quant::scalar::attention::{KV_TILE, KvType};
+use chaski_models::{Backend, BackendError, Row, TokenId};
+use chaski_quant::scalar::attention::KvType;
 
 use crate::{
-    backend::cpu::{
-        Buffers, KvCache, KvShape, OutOfPages, PassError, PassLimits, Team, TeamError, forward,
-    },
+    backend::cpu::{CpuBackend, PassLimits, TeamError},
     model::Model,
     os,
 };
@@ -79,12 +84,17 @@ pub enum SessionError {
     },
     /// Nothing was given to read.
     Empty,
-    /// The KV cache ran out of pages.
-    OutOfPages(OutOfPages),
+    /// Reading was cancelled; the session's text is what was read.
+    Cancelled {
+        /// Tokens read.
+        read: usize,
+        /// Tokens that were to be read.
+        of: usize,
+    },
     /// The threads could not be started.
     Team(TeamError),
     /// A pass failed.
-    Pass(PassError),
+    Backend(BackendError),
 }
 
 impl fmt::Display for SessionError {
@@ -110,9 +120,11 @@ impl fmt::Display for SessionError {
                  passes, try a larger type"
             ),
             Self::Empty => f.write_str("there is no token to read"),
-            Self::OutOfPages(_) => f.write_str("the KV cache is full"),
+            Self::Cancelled { read, of } => {
+                write!(f, "cancelled after {read} of {of} tokens were read")
+            }
             Self::Team(_) => f.write_str("the session's threads could not be started"),
-            Self::Pass(_) => f.write_str("the model could not be run"),
+            Self::Backend(_) => f.write_str("the model could not be run"),
         }
     }
 }
@@ -120,9 +132,8 @@ impl fmt::Display for SessionError {
 impl Error for SessionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::OutOfPages(e) => Some(e),
             Self::Team(e) => Some(e),
-            Self::Pass(e) => Some(e),
+            Self::Backend(e) => Some(e),
             _ => None,
         }
     }
@@ -133,23 +144,43 @@ impl Error for SessionError {
 /// All memory is allocated by [`Session::new`]; reading and continuing a text allocates nothing.
 /// The logits after a text are the same bits however it was read: at once, in parts, token by
 /// token, or by going back and reading another continuation.
+///
+/// ```
+/// # use chaski::{Model, Session, SessionError, SessionOptions};
+/// # use chaski_models::TokenId;
+/// # use std::sync::Arc;
+/// fn likeliest_of(model: &Arc<Model>, texts: [&[TokenId]; 2]) -> Result<usize, SessionError> {
+///     let mut session = Session::new(model, &SessionOptions::default())?;
+///     let mut best = [0.0; 2];
+///     for (text, best) in texts.into_iter().zip(&mut best) {
+///         // What the texts have in common is read once.
+///         session.set_text(text)?;
+///         let logits = session.logits().unwrap_or_default();
+///         *best = logits.iter().fold(f32::MIN, |m, &l| if l > m { l } else { m });
+///     }
+///     Ok(usize::from(best[1] > best[0]))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Model>,
-    limits: PassLimits,
-    team: Team,
-    buffers: Buffers,
-    kv: KvCache,
-    pages: Vec<u32>,
+    backend: CpuBackend,
     tokens: Vec<TokenId>,
     rows: Vec<Row>,
-    logit_rows: Vec<usize>,
+    /// `[logit_rows, vocab_size]`; of the last pass.
+    logits: Vec<f32>,
+    /// Rows of a pass whose logits can be asked for.
+    max_logit_rows: usize,
     /// Whether the first logits are those after the last token.
     has_logits: bool,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
-/// The sizes that `options` stand for.
-pub(crate) fn limits(model: &Model, options: &SessionOptions) -> Result<PassLimits, SessionError> {
+/// The sizes that `options` stand for: of the backend, and the rows of logits.
+pub(crate) fn limits(
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<(PassLimits, usize), SessionError> {
     let check = |what, got: usize, max: usize| {
         if (1..=max).contains(&got) {
             Ok(got)
@@ -162,25 +193,23 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions) -> Result<PassLimi
         .unwrap_or_else(|| model.config().max_seq_len.min(DEFAULT_CONTEXT));
     let context_len = check("a context", context, MAX_CONTEXT)?;
     let threads = options.threads.unwrap_or_else(os::default_threads);
-    Ok(PassLimits {
-        rows: check("a batch", options.ubatch, 1 << 16)?.min(context_len),
-        logit_rows: check("a number of logit rows", options.logit_rows, 1 << 16)?
-            .min(options.ubatch),
+    let rows = check("a batch", options.ubatch, 1 << 16)?.min(context_len);
+    let logit_rows = check("a number of logit rows", options.logit_rows, 1 << 16)?.min(rows);
+    let limits = PassLimits {
+        rows,
+        n_seqs: 1,
         context_len,
         threads: check("a number of threads", threads, 1024)?,
         kv_type: options.kv_type,
-    })
+    };
+    Ok((limits, logit_rows))
 }
 
-/// What a page of the session's KV cache holds.
-pub(crate) fn kv_shape(model: &Model, limits: &PassLimits) -> KvShape {
-    let c = model.config();
-    KvShape {
-        kv_type: limits.kv_type,
-        n_layers: c.n_layers,
-        n_kv_heads: c.n_kv_heads,
-        head_dim: c.head_dim,
-    }
+/// Bytes that a session allocates beside its backend.
+pub(crate) fn own_bytes(model: &Model, limits: &PassLimits, logit_rows: usize) -> u64 {
+    let logits = logit_rows * model.config().vocab_size * size_of::<f32>();
+    let tokens = limits.context_len * size_of::<TokenId>();
+    (logits + tokens + limits.rows * size_of::<Row>()) as u64
 }
 
 impl Session {
@@ -190,19 +219,15 @@ impl Session {
     ///
     /// An option is out of its range, or the threads cannot be started.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
-        let limits = limits(model, options)?;
-        let shape = kv_shape(model, &limits);
-        let n_pages = shape.pages(limits.context_len);
+        let (limits, max_logit_rows) = limits(model, options)?;
         Ok(Self {
-            team: Team::new(limits.threads).map_err(SessionError::Team)?,
-            buffers: Buffers::new(model.config(), &limits),
-            kv: KvCache::new(shape, n_pages),
-            pages: Vec::with_capacity(n_pages),
+            backend: CpuBackend::new(model, &limits).map_err(SessionError::Team)?,
             tokens: Vec::with_capacity(limits.context_len),
             rows: Vec::with_capacity(limits.rows),
-            logit_rows: Vec::with_capacity(limits.logit_rows),
+            logits: vec![0.0; max_logit_rows * model.config().vocab_size],
+            max_logit_rows,
             has_logits: false,
-            limits,
+            cancel: None,
             model: Arc::clone(model),
         })
     }
@@ -214,12 +239,12 @@ impl Session {
 
     /// What was allocated.
     pub const fn limits(&self) -> &PassLimits {
-        &self.limits
+        self.backend.limits()
     }
 
     /// Positions that there are.
     pub const fn context_len(&self) -> usize {
-        self.limits.context_len
+        self.backend.limits().context_len
     }
 
     /// The text so far.
@@ -229,20 +254,23 @@ impl Session {
 
     /// The logits after the last token, `[vocab_size]`; `None` before a first text and after
     /// [`truncate`](Self::truncate).
-    pub fn logits(&mut self) -> Option<&[f32]> {
-        let vocab_size = self.model.config().vocab_size;
-        self.has_logits.then(|| self.buffers.logits(0, vocab_size))
+    pub fn logits(&self) -> Option<&[f32]> {
+        self.has_logits
+            .then(|| &self.logits[..self.model.config().vocab_size])
+    }
+
+    /// Lets another thread (Ctrl-C) stop the reading of a long text: `flag` is looked at before each
+    /// pass.
+    pub fn set_cancel(&mut self, flag: Option<Arc<AtomicBool>>) {
+        self.cancel = flag;
     }
 
     /// Forgets the text from position `len` on.
     pub fn truncate(&mut self, len: usize) {
-        if len >= self.tokens.len() {
-            return;
-        }
-        self.tokens.truncate(len);
-        self.has_logits = false;
-        for page in self.pages.drain(len.div_ceil(KV_TILE)..) {
-            self.kv.release(page);
+        if len < self.tokens.len() {
+            self.tokens.truncate(len);
+            self.backend.truncate(0, len);
+            self.has_logits = false;
         }
     }
 
@@ -275,8 +303,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Nothing is read if there are none, they do not fit or one does not exist. If a pass fails,
-    /// the text is what was read before it.
+    /// Nothing is read if there are none, they do not fit or one does not exist. If a pass fails or
+    /// reading is cancelled, the text is what was read before.
     pub fn extend(&mut self, tokens: &[TokenId]) -> Result<(), SessionError> {
         self.extend_with(tokens, tokens.len().saturating_sub(1), &mut |_, _| {})
     }
@@ -298,33 +326,41 @@ impl Session {
             return Err(SessionError::Empty);
         }
         let first = first.min(tokens.len() - 1);
+        let vocab_size = self.model.config().vocab_size;
         let mut done = 0;
         while done < tokens.len() {
+            if self
+                .cancel
+                .as_ref()
+                .is_some_and(|flag| flag.load(Ordering::Relaxed))
+            {
+                return Err(SessionError::Cancelled {
+                    read: done,
+                    of: tokens.len(),
+                });
+            }
             // As many rows as a pass takes, and as many wanted logits.
             let wanted_from = first.max(done);
             let n = (tokens.len() - done)
-                .min(self.limits.rows)
-                .min(wanted_from - done + self.limits.logit_rows);
-            self.pass(&tokens[done..done + n], wanted_from - done)?;
-            let vocab_size = self.model.config().vocab_size;
-            for i in 0..self.logit_rows.len() {
-                let logits = self.buffers.logits(i, vocab_size);
-                if !logits.iter().all(|l| l.is_finite()) {
-                    return Err(SessionError::NotFinite {
-                        pos: self.rows[self.logit_rows[i]].pos,
-                    });
-                }
-                sink(done + self.logit_rows[i], logits);
+                .min(self.backend.limits().rows)
+                .min(wanted_from - done + self.max_logit_rows);
+            let n_wanted = self.pass(&tokens[done..done + n], wanted_from - done)?;
+            for (i, logits) in self
+                .logits
+                .chunks_exact(vocab_size)
+                .take(n_wanted)
+                .enumerate()
+            {
+                sink(wanted_from + i, logits);
             }
             done += n;
+            if done == tokens.len() {
+                // The last of them is what `logits` shows.
+                let last = (n_wanted - 1) * vocab_size;
+                self.logits.copy_within(last..last + vocab_size, 0);
+            }
         }
-        // The last pass ended with one or more wanted rows; the last one is what `logits` shows.
         self.has_logits = true;
-        let last = self.logit_rows.len() - 1;
-        if last > 0 {
-            let vocab_size = self.model.config().vocab_size;
-            self.buffers.move_logits_to_front(last, vocab_size);
-        }
         Ok(())
     }
 
@@ -334,7 +370,7 @@ impl Session {
         if let Some(&token) = tokens.iter().find(|t| t.index() >= vocab_size) {
             return Err(SessionError::NoSuchToken { token, vocab_size });
         }
-        let context_len = self.limits.context_len;
+        let context_len = self.context_len();
         if needed > context_len {
             return Err(SessionError::ContextFull {
                 needed,
@@ -344,40 +380,33 @@ impl Session {
         Ok(())
     }
 
-    /// One pass over at most `limits.rows` tokens; logits are wanted from the `wanted`th on.
-    fn pass(&mut self, tokens: &[TokenId], wanted: usize) -> Result<(), SessionError> {
+    /// One pass over at most `limits.rows` tokens; logits are wanted from the `wanted`th on. Gives
+    /// their number.
+    fn pass(&mut self, tokens: &[TokenId], wanted: usize) -> Result<usize, SessionError> {
         let start = self.tokens.len();
         self.has_logits = false;
-        while self.pages.len() * KV_TILE < start + tokens.len() {
-            self.pages
-                .push(self.kv.take().map_err(SessionError::OutOfPages)?);
-        }
         self.rows.clear();
-        self.logit_rows.clear();
-        for (i, &token) in tokens.iter().enumerate() {
-            let logits = i >= wanted;
-            self.rows.push(Row {
-                seq: 0,
-                pos: start + i,
-                token,
-                logits,
-            });
-            if logits {
-                self.logit_rows.push(i);
-            }
-        }
-        forward(
-            &mut self.team,
-            self.model.weights(),
-            self.model.kernels(),
-            &mut self.buffers,
-            &mut self.kv,
-            &[&self.pages[..]],
-            &self.rows,
-            &self.logit_rows,
-        )
-        .map_err(SessionError::Pass)?;
+        self.rows
+            .extend(tokens.iter().enumerate().map(|(i, &token)| {
+                let (seq, pos, logits) = (0, start + i, i >= wanted);
+                Row {
+                    seq,
+                    pos,
+                    token,
+                    logits,
+                }
+            }));
+        let n_wanted = tokens.len().saturating_sub(wanted);
+        let logits = &mut self.logits[..n_wanted * self.model.config().vocab_size];
+        self.backend
+            .forward(&self.rows, logits)
+            .map_err(|error| match error {
+                BackendError::NotFinite { row, .. } => SessionError::NotFinite {
+                    pos: self.rows[row].pos,
+                },
+                error => SessionError::Backend(error),
+            })?;
         self.tokens.extend_from_slice(tokens);
-        Ok(())
+        Ok(n_wanted)
     }
 }

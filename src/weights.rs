@@ -147,6 +147,15 @@ pub struct Layer {
     pub down: Matrix,
 }
 
+impl Layer {
+    /// Whether any of Q, K and V takes quantised activations.
+    pub fn qkv_is_quantized(&self) -> bool {
+        [&self.q, &self.k, &self.v]
+            .iter()
+            .any(|p| p.matrix.is_quantized())
+    }
+}
+
 /// All tensors of a model, over the map of its file.
 #[derive(Debug)]
 pub struct Weights {

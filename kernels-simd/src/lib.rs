@@ -24,9 +24,8 @@
 //!
 //! Kernels are safe functions with `#[target_feature]`; slices are cut by ordinary indexing. What is
 //! unsafe: the calls through the table (the CPU must have the level, which holding a `&'static
-//! Kernels` proves), and loads and stores of vectors in each level's `load.rs` (which check the
-//! length first).
-#![allow(unsafe_code)] // calls through the table, vector loads and stores
+//! Kernels` proves) in `table.rs`, and loads and stores of vectors (which check the length first) in
+//! each level's `load.rs`. No other file may hold `unsafe`.
 
 mod error;
 mod level;

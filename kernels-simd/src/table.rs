@@ -1,6 +1,7 @@
 //! The table of kernels: how one is chosen, and the checked calls through it.
+#![allow(unsafe_code)] // the calls
 
-use std::{env, fmt, sync::OnceLock};
+use std::{env, ffi::OsStr, fmt, sync::OnceLock};
 
 use chaski_quant::{
     ActRows, BLOCK, QuantType, TILE_ROWS, TensorLayout, TileRun,
@@ -86,11 +87,16 @@ impl Kernels {
     pub fn from_env() -> Result<&'static Self, LevelError> {
         static CHOICE: OnceLock<Result<&'static Kernels, LevelError>> = OnceLock::new();
         CHOICE
-            .get_or_init(|| match env::var_os("CHASKI_SIMD") {
-                Some(name) if !name.is_empty() => Self::by_name(&name.to_string_lossy()),
-                _ => Ok(Self::best()),
-            })
+            .get_or_init(|| Self::choose(env::var_os("CHASKI_SIMD").as_deref()))
             .clone()
+    }
+
+    /// What [`from_env`](Self::from_env) does with the variable's value.
+    pub(crate) fn choose(value: Option<&OsStr>) -> Result<&'static Self, LevelError> {
+        match value {
+            Some(name) if !name.is_empty() => Self::by_name(&name.to_string_lossy()),
+            _ => Ok(Self::best()),
+        }
     }
 
     /// The level.

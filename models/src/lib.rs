@@ -5,7 +5,9 @@
 //! * [`rope`]: the frequencies of the rotary embedding.
 //! * [`forward`]: the one forward pass, which backends implement phase by phase.
 //! * [`tokenizer`]: text to tokens and back.
+//! * [`chat`]: a conversation to the text that a model was trained on.
 //! * [`metadata`]: what the JSON section of a container holds.
+//! * [`tokenizer`]: text to tokens and back.
 //! * [`TokenId`]: a token's number.
 //!
 //! ```
@@ -37,6 +39,7 @@
 //! model.
 
 pub mod arch;
+pub mod chat;
 pub mod config;
 pub mod forward;
 pub mod metadata;

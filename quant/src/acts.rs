@@ -55,7 +55,11 @@ impl Acts {
     ///
     /// If not even one such row was allocated.
     pub fn set_blocks(&mut self, n_blocks: usize) {
-        assert!(n_blocks <= self.scales.len(), "{n_blocks} blocks of {}", self.scales.len());
+        assert!(
+            n_blocks <= self.scales.len(),
+            "{n_blocks} blocks of {}",
+            self.scales.len()
+        );
         self.n_blocks = n_blocks;
     }
 

@@ -12,6 +12,12 @@
 //! and the *scale byte* of a block is `(v + 64) << 1 | shift` with `v` in -63..=63 for Q4 and Q4H, an
 //! `i8` in -127..=127 for the others.
 
+mod check;
+#[cfg(test)]
+mod tests;
+
+pub use check::{TileError, check_tile};
+
 use crate::{BLOCK, QuantType, TILE_ROWS};
 
 /// The values that Q4's codes stand for, before the shift. Six bits: products with 8-bit

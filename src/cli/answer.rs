@@ -1,6 +1,9 @@
 //! One answer: prompt to tokens, tokens to text, and the figures afterwards.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use anyhow::{Context, bail};
 use chaski::{
@@ -11,7 +14,7 @@ use chaski::{
 };
 use chaski_models::{
     TokenId,
-    chat::{ChatTemplate, Message, RenderOptions, SpecialTokens},
+    chat::{ChatTemplate, Message, Moment, RenderOptions, SpecialTokens},
     tokenizer::{Specials, Tokenizer},
 };
 use chaski_quant::scalar::attention::KvType;
@@ -123,6 +126,17 @@ fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 32
 }
 
+/// For templates that write the date: UTC, since the system's time zone is nothing a file tells.
+fn now() -> Moment {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Moment {
+        unix_seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        utc_offset_seconds: 0,
+    }
+}
+
 impl Talker {
     /// Opens a model with its tokenizer and template.
     pub(crate) fn open(
@@ -198,6 +212,7 @@ impl Talker {
             .collect();
         let options = RenderOptions {
             add_generation_prompt: true,
+            now: Some(now()),
             ..RenderOptions::default()
         };
         let text = template

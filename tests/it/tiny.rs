@@ -23,7 +23,9 @@ fn tiles(spec: &TensorSpec, floats: &[f32], qtype: QuantType) -> Vec<u8> {
     let quantizer = Quantizer::new(qtype);
     let mut bytes = vec![0; layout.bytes()];
     for (i, tile) in bytes.chunks_exact_mut(layout.tile_bytes()).enumerate() {
-        let rows = layout.tile_rows(i).map(|r| &floats[r * spec.cols..(r + 1) * spec.cols]);
+        let rows = layout
+            .tile_rows(i)
+            .map(|r| &floats[r * spec.cols..(r + 1) * spec.cols]);
         let rows: Vec<&[f32]> = rows.collect();
         assert!(rows.len() <= TILE_ROWS);
         quantizer.quantize_tile(&rows, tile).unwrap();
@@ -97,17 +99,24 @@ pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
             }
             i += 1;
         } else {
-            writer.write(i, &tiles(spec, &floats, type_of(spec, qtype))).unwrap();
+            writer
+                .write(i, &tiles(spec, &floats, type_of(spec, qtype)))
+                .unwrap();
         }
         i += 1;
     }
-    writer.finish(&metadata(&config).to_json().unwrap(), &[]).unwrap().into_inner()
+    writer
+        .finish(&metadata(&config).to_json().unwrap(), &[])
+        .unwrap()
+        .into_inner()
 }
 
 /// The model of that file.
 pub(crate) fn model(bytes: &[u8], kernels: &'static Kernels) -> Arc<Model> {
     let container = Container::from_bytes(bytes.to_vec()).unwrap();
-    let options = ModelOptions { kernels: Some(kernels) };
+    let options = ModelOptions {
+        kernels: Some(kernels),
+    };
     Arc::new(Model::from_container(container, Path::new("tiny"), &options).unwrap())
 }
 
@@ -126,5 +135,7 @@ pub(crate) fn reference(variant: Variant, qtype: Option<QuantType>, kv_type: KvT
 /// Some text, the same for ever.
 pub(crate) fn text(config: &Config, n: usize) -> Vec<TokenId> {
     let mut rng = chaski_models::testing::Rng::new(42);
-    (0..n).map(|_| TokenId((rng.next_u64() % config.vocab_size as u64) as u32)).collect()
+    (0..n)
+        .map(|_| TokenId((rng.next_u64() % config.vocab_size as u64) as u32))
+        .collect()
 }

@@ -1,6 +1,6 @@
 //! The choice of a level.
 
-use std::{env, process::Command};
+use std::{env, ffi::OsStr};
 
 use crate::{Kernels, Level, LevelError};
 
@@ -57,52 +57,25 @@ fn an_unknown_level_is_an_error_that_names_the_available_ones() {
     }
 }
 
-/// What a child process of this test binary prints of its choice under `CHASKI_SIMD=value`.
-fn choice(value: Option<&str>) -> String {
-    let mut child = Command::new(env::current_exe().unwrap());
-    child.args([
-        "--exact",
-        "tests::levels::prints_its_choice",
-        "--nocapture",
-        "--ignored",
-    ]);
-    match value {
-        Some(value) => child.env("CHASKI_SIMD", value),
-        None => child.env_remove("CHASKI_SIMD"),
-    };
-    let out = String::from_utf8(child.output().unwrap().stdout).unwrap();
-    let after = out
-        .split_once("choice: <")
-        .expect("the child printed its choice")
-        .1;
-    after.split_once('>').unwrap().0.to_owned()
-}
-
-#[test]
-#[ignore = "the child of the test below"]
-fn prints_its_choice() {
-    match Kernels::from_env() {
-        Ok(kernels) => println!("choice: <{}>", kernels.name()),
-        Err(err) => println!("choice: <{err}>"),
-    }
-}
-
 #[test]
 fn the_environment_chooses_the_level() {
-    let probe = Command::new(env::current_exe().unwrap())
-        .arg("--list")
-        .output();
-    if !probe.is_ok_and(|out| out.status.success()) {
-        println!("skipped: this binary cannot start itself (an emulator without binfmt?)");
-        return;
-    }
-    assert_eq!(choice(None), Kernels::best().name());
-    assert_eq!(choice(Some("")), Kernels::best().name());
+    let choose = |value: &str| Kernels::choose(Some(OsStr::new(value)));
+    assert_eq!(Kernels::choose(None), Ok(Kernels::best()));
+    assert_eq!(choose(""), Ok(Kernels::best()));
     for kernels in Kernels::available() {
-        assert_eq!(choice(Some(kernels.name())), kernels.name());
+        assert_eq!(choose(kernels.name()), Ok(kernels));
     }
-    let unknown = LevelError::Unknown {
-        name: "AVX2".to_owned(),
-    };
-    assert_eq!(choice(Some("AVX2")), unknown.to_string());
+    for name in ["AVX2", "scalar ", "sse9"] {
+        assert_eq!(
+            choose(name),
+            Err(LevelError::Unknown {
+                name: name.to_owned()
+            })
+        );
+    }
+    // The scripts run the tests with several values.
+    assert_eq!(
+        Kernels::from_env(),
+        Kernels::choose(env::var_os("CHASKI_SIMD").as_deref())
+    );
 }

@@ -3,7 +3,7 @@
 use chaski_quant::{ActRows, Acts, BLOCK, QuantType, TILE_ROWS, TensorLayout, TileRun, scalar};
 use proptest::prelude::*;
 
-use super::assert_same;
+use super::{assert_same, random_cases};
 use crate::{
     Kernels,
     testing::{Fill, Rng, acts, code_range, random_tiles, tiles},
@@ -161,7 +161,7 @@ fn activations_that_are_not_finite_give_no_finite_output() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(random_cases(96))]
 
     #[test]
     fn random_shapes_give_the_oracles_bits(

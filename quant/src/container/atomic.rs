@@ -15,6 +15,13 @@ use super::error::ContainerError;
 const SUFFIX: &str = ".part";
 const RANDOM_BYTES: usize = 6;
 
+/// Whether a file's name is one that an [`AtomicFile`] writes under: the file may be whole by
+/// chance, but nobody said so.
+pub(super) fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    name.is_some_and(|name| name.starts_with('.') && name.ends_with(SUFFIX))
+}
+
 /// A file that is written under a temporary name beside its target and takes the target's name
 /// when it is committed: nobody ever sees half of it, and whoever has the old file open keeps it.
 ///

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, io, path::PathBuf, str::Utf8Error};
 
 use super::header::{FORMAT_VERSION, SectionKind};
-use crate::{LayoutError, QuantType};
+use crate::{LayoutError, QuantType, tile::TileError};
 
 /// Why a container could not be planned, written, opened or verified.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub enum ContainerError {
         /// Its first bytes, zeros where it has fewer.
         found: [u8; 8],
     },
-    /// The header is all zero: the file was never finished.
+    /// The header is all zero, or the name is that of a file being written: never finished.
     Unfinished,
     /// The file is of another version of the format.
     Version {
@@ -180,6 +180,15 @@ pub enum ContainerError {
     TensorChecksum {
         /// The tensor.
         name: String,
+    },
+    /// A tile holds bytes that no writer may write.
+    Tile {
+        /// The tensor's name.
+        name: String,
+        /// The tile, from 0.
+        tile: usize,
+        /// What is wrong with it.
+        source: TileError,
     },
     /// An element of a vector is an infinity or not a number.
     NotFinite {
@@ -386,7 +395,7 @@ impl fmt::Display for ContainerError {
                 )
             }
             Self::Unfinished => f.write_str(
-                "an unfinished file: its header is empty, the program that wrote it was cut short",
+                "an unfinished file: the program that wrote it was cut short, or is still writing",
             ),
             Self::Version { found } => write!(
                 f,
@@ -463,6 +472,13 @@ impl fmt::Display for ContainerError {
             Self::TensorChecksum { name } => {
                 write!(f, "tensor `{name}`: checksum: the bytes are damaged")
             }
+            Self::Tile { name, tile, .. } => {
+                write!(
+                    f,
+                    "tile {tile} of tensor `{}` is not sound",
+                    name.escape_debug()
+                )
+            }
             Self::NotFinite { name, index } => {
                 write!(f, "tensor `{name}`: element {index} is not finite")
             }
@@ -518,6 +534,7 @@ impl Error for ContainerError {
                 Some(source)
             }
             Self::Layout { source, .. } => Some(source),
+            Self::Tile { source, .. } => Some(source),
             Self::MetadataUtf8(source) => Some(source),
             Self::MetadataJson(source) => Some(source),
             _ => None,

@@ -165,7 +165,9 @@ mod tests {
         let bomb = format!("{{\"a\":{}", "[".repeat(1 << 20));
         let objects = "{\"a\":".repeat(1 << 18);
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_METADATA_BYTES as usize));
-        let cases: [(&str, &str); 15] = [
+        let deeper = format!("{{\"a\":{}{}}}", "[".repeat(127), "]".repeat(127));
+        let cases: [(&str, &str); 16] = [
+            (&deeper, "recursion limit"),
             ("", "EOF"),
             ("[]", "expected a JSON object"),
             ("3", "expected a JSON object"),

@@ -397,10 +397,13 @@ mod tests {
                 "`b`, which itself starts",
             ),
             (
-                (0..70)
-                    .map(|i| matrix(&format!("t{i}"), MAX_DIM, MAX_DIM))
-                    .collect(),
-                "ends beyond the longest possible file",
+                ["a", "b", "c"]
+                    .map(|n| TensorDecl {
+                        kind: huge,
+                        ..vector(n, 1)
+                    })
+                    .to_vec(),
+                "`b`: ends beyond the longest possible file",
             ),
         ];
         for (decls, want) in cases {

@@ -5,6 +5,7 @@ use std::{io, ops::Range, path::Path};
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::{
+    atomic::is_temporary,
     directory::TensorEntry,
     error::ContainerError,
     header::{SectionEntry, SectionKind},
@@ -41,6 +42,9 @@ impl Container {
     ///
     /// The file cannot be opened, or is not a sound container; the error names the field.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ContainerError> {
+        if is_temporary(path.as_ref()) {
+            return Err(ContainerError::Unfinished);
+        }
         let mapped = Mapped::open(path.as_ref())?;
         let index = Index::parse(mapped.bytes())?;
         Ok(Self {

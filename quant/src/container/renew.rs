@@ -224,3 +224,140 @@ fn metadata_at(offset: u64, bytes: &[u8]) -> SectionEntry {
         xxh3: xxh3_64(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::container::{ContainerWriter, DataPlan, Section, TensorDecl, TensorKind};
+
+    fn file(metadata: &str) -> Vec<u8> {
+        let vector = TensorDecl {
+            name: "v".to_owned(),
+            kind: TensorKind::Vector { len: 2 },
+            section_start: true,
+            interleaved: false,
+        };
+        let plan = DataPlan::new(vec![vector]).unwrap();
+        let mut writer = ContainerWriter::new(Cursor::new(Vec::new()), plan).unwrap();
+        writer.write(0, &[1; 8]).unwrap();
+        let tokenizer = Section {
+            kind: SectionKind::Tokenizer,
+            bytes: &[9; 70],
+        };
+        writer.finish(metadata, &[tokenizer]).unwrap().into_inner()
+    }
+
+    fn apply(file: &mut Vec<u8>, step: &Step) {
+        match step {
+            Step::Write { at, bytes } => {
+                let (start, end) = (*at as usize, *at as usize + bytes.len());
+                file.resize(file.len().max(end), 0);
+                file[start..end].copy_from_slice(bytes);
+            }
+            Step::SetLen(len) => file.resize(*len as usize, 0),
+        }
+    }
+
+    /// What the disk may hold if the system stops during `step`.
+    fn halves(before: &[u8], step: &Step) -> Vec<Vec<u8>> {
+        let mut states = vec![before.to_vec()];
+        match step {
+            Step::Write { at, bytes } if *at > 0 => {
+                let at = *at as usize;
+                for n in [1, bytes.len() / 2, bytes.len() - 1] {
+                    // The first bytes only, with and without the new length.
+                    let mut state = before.to_vec();
+                    apply(
+                        &mut state,
+                        &Step::Write {
+                            at: at as u64,
+                            bytes: bytes[..n].to_vec(),
+                        },
+                    );
+                    states.push(state.clone());
+                    state.resize(state.len().max(at + bytes.len()), 0);
+                    states.push(state);
+                    // The last bytes only.
+                    let mut state = before.to_vec();
+                    state.resize(state.len().max(at + bytes.len()), 0);
+                    let tail = Step::Write {
+                        at: (at + n) as u64,
+                        bytes: bytes[n..].to_vec(),
+                    };
+                    apply(&mut state, &tail);
+                    states.push(state);
+                }
+            }
+            // The header is one sector, and a length is set at once: before or after.
+            _ => {}
+        }
+        states
+    }
+
+    /// Renews, stopped at every moment; returns how often the old and the new metadata were found.
+    fn stop_everywhere(start: &[u8], old: &str, new: &str, depth: usize) -> [usize; 2] {
+        let header = Header::decode(start).unwrap();
+        let steps = plan_steps(header, old, new).unwrap();
+        let (mut now, mut seen) = (start.to_vec(), [0; 2]);
+        for step in &steps {
+            for state in halves(&now, step) {
+                let container = Container::from_bytes(state.clone()).unwrap();
+                let found = container.metadata();
+                assert!(found == old || found == new, "{found}");
+                seen[usize::from(found == new)] += 1;
+                assert_eq!(container.tensor("v").unwrap().bytes, [1; 8]);
+                assert_eq!(
+                    container.section(SectionKind::Tokenizer),
+                    Some(&[9; 70][..])
+                );
+                match container.verify(|_, _| {}) {
+                    Ok(()) => assert!(state == file(found), "verified but not as written"),
+                    Err(e) => assert!(matches!(e, ContainerError::RenewalCutShort { .. }), "{e}"),
+                }
+                if depth > 0 {
+                    // Once more from here, to something else, and stopped again.
+                    for third in [old, new, "{\"third\": 3}"] {
+                        stop_everywhere(&state, found, third, depth - 1);
+                    }
+                }
+            }
+            apply(&mut now, step);
+        }
+        assert!(now == file(new), "as if written with the new metadata");
+        seen
+    }
+
+    #[test]
+    fn a_renewal_can_be_stopped_at_any_moment_and_taken_up_again() {
+        let long = format!("{{\"long\": \"{}\"}}", "x".repeat(300));
+        for (old, new) in [("{}", &*long), (&long, "{}"), ("{\"a\": 1}", "{\"a\": 2}")] {
+            let [olds, news] = stop_everywhere(&file(old), old, new, 1);
+            assert!(olds > 5 && news > 5, "{olds} times the old, {news} the new");
+        }
+    }
+
+    #[test]
+    fn equal_metadata_are_not_written() {
+        let start = file("{}");
+        assert!(
+            plan_steps(Header::decode(&start).unwrap(), "{}", "{}")
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn only_the_end_of_a_file_is_renewed() {
+        let mut header = Header::decode(&file("{}")).unwrap();
+        let last = header.sections.len() - 1;
+        header.sections.swap(last, last - 1);
+        let error = plan_steps(header.clone(), "{}", "{\"a\":1}").unwrap_err();
+        assert!(matches!(error, ContainerError::MetadataNotLast), "{error}");
+        // A renewal section that is somewhere else.
+        header.sections.insert(1, renewal(0, 0));
+        let error = plan_steps(header, "{}", "{\"a\":1}").unwrap_err();
+        assert!(matches!(error, ContainerError::MetadataNotLast), "{error}");
+    }
+}

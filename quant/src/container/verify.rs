@@ -10,10 +10,12 @@ use super::{
     plan::TensorKind,
     reader::{Container, TensorView},
 };
+use crate::tile::check_tile;
 
 impl Container {
     /// Checks the whole file: all that [`Container::open`] checks, once more; the checksum of
-    /// every tensor; the padding between tensors; that vectors are finite; and that no renewal of
+    /// every tensor; that its tiles are such as a quantiser may write; the padding between tensors;
+    /// that vectors are finite; and that no renewal of
     /// the metadata was cut short. A file in which any bit differs from what was written fails.
     ///
     /// * `progress`: called with the bytes of tensors checked so far and their total.
@@ -85,6 +87,17 @@ impl Container {
                     name: name(),
                     index,
                 });
+            }
+        } else {
+            let (layout, tiles) = (tensor.layout()?, tensor.tiles()?);
+            for tile in 0..tiles.n_tiles() {
+                check_tile(layout, tile, tiles.tile(tile)).map_err(|source| {
+                    ContainerError::Tile {
+                        name: name(),
+                        tile,
+                        source,
+                    }
+                })?;
             }
         }
         Ok(())

@@ -30,7 +30,11 @@ fn step(beyond: bool, by: i16) -> i16 {
 // One body for all callers: inlined, its registers spill.
 #[inline(never)]
 fn trial(t: &[Ints], shift: i16) -> Sums {
-    let mut s = Sums { rr: [0; 16], rc: [0; 16], cc: [0; 16] };
+    let mut s = Sums {
+        rr: [0; 16],
+        rc: [0; 16],
+        cc: [0; 16],
+    };
     for t in t {
         for l in 0..16 {
             let t = t[l] - shift * 16;
@@ -80,7 +84,11 @@ pub(super) fn search(x: &[Lanes], per_max: &Lanes, targets: &[f32]) -> (Lanes, L
                 let better = err < best[l];
                 best[l] = if better { err } else { best[l] };
                 best_target[l] = if better { target } else { best_target[l] };
-                best_shift[l] = if better { f32::from(shift) } else { best_shift[l] };
+                best_shift[l] = if better {
+                    f32::from(shift)
+                } else {
+                    best_shift[l]
+                };
             }
         }
     }

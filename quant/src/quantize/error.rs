@@ -41,7 +41,11 @@ impl QuantizeError {
     /// Names the first weight of `weights` that is not finite.
     pub(super) fn not_finite(row: usize, weights: &[f32]) -> Self {
         let col = weights.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        Self::NotFinite { row, col, value: weights[col] }
+        Self::NotFinite {
+            row,
+            col,
+            value: weights[col],
+        }
     }
 }
 
@@ -49,9 +53,17 @@ impl fmt::Display for QuantizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFinite { row, col, value } => {
-                write!(f, "weight at row {row}, column {col} is {value}, expected a finite number")
+                write!(
+                    f,
+                    "weight at row {row}, column {col} is {value}, expected a finite number"
+                )
             }
-            Self::OutOfRange { row, col, value, qtype } => {
+            Self::OutOfRange {
+                row,
+                col,
+                value,
+                qtype,
+            } => {
                 write!(
                     f,
                     "weight at row {row}, column {col} is {value:e}, beyond the range of {qtype}: \
@@ -95,12 +107,20 @@ impl TileStats {
 
     /// Signal to noise in decibels, `10 log10(sum_sq / err_sq)`; infinite without error.
     pub fn sqnr_db(&self) -> f64 {
-        if self.err_sq == 0.0 { f64::INFINITY } else { 10.0 * (self.sum_sq / self.err_sq).log10() }
+        if self.err_sq == 0.0 {
+            f64::INFINITY
+        } else {
+            10.0 * (self.sum_sq / self.err_sq).log10()
+        }
     }
 
     /// Root mean square of the errors, `sqrt(err_sq / n)`; 0 for no weights.
     pub fn rmse(&self) -> f64 {
-        if self.n == 0 { 0.0 } else { (self.err_sq / self.n as f64).sqrt() }
+        if self.n == 0 {
+            0.0
+        } else {
+            (self.err_sq / self.n as f64).sqrt()
+        }
     }
 
     pub(super) fn add(&mut self, weight: f32, stored: f32) {

@@ -16,7 +16,11 @@ pub(super) fn write_tile(
     for (lane, row) in rows.iter().enumerate() {
         for (k, x) in row.iter().enumerate() {
             if !x.is_finite() {
-                return Err(QuantizeError::NotFinite { row: lane, col: k, value: *x });
+                return Err(QuantizeError::NotFinite {
+                    row: lane,
+                    col: k,
+                    value: *x,
+                });
             }
             let i = k * TILE_ROWS + lane;
             let stored = match qtype {
@@ -36,7 +40,12 @@ pub(super) fn write_tile(
                 }
             };
             if !stored.is_finite() {
-                return Err(QuantizeError::OutOfRange { row: lane, col: k, value: *x, qtype });
+                return Err(QuantizeError::OutOfRange {
+                    row: lane,
+                    col: k,
+                    value: *x,
+                    qtype,
+                });
             }
             stats.add(*x, stored);
         }

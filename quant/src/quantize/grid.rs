@@ -62,15 +62,21 @@ const CODES: [u8; 61] = {
 };
 
 impl<const N: usize> Grid for Codebook<N> {
-    const QTYPE: QuantType = if N == 32 { QuantType::Q4 } else { QuantType::Q4H };
+    const QTYPE: QuantType = if N == 32 {
+        QuantType::Q4
+    } else {
+        QuantType::Q4H
+    };
     const GROUP: usize = N;
     const SCALE_MAX: f32 = 63.0;
     const VALUE_MAX: f32 = 32.0;
     const SHIFTS: bool = true;
-    const TARGETS: &'static [f32] =
-        &[-36.5, -34.0, -31.5, -29.0, -26.5, 23.5, 26.0, 28.5, 31.0, 33.5];
+    const TARGETS: &'static [f32] = &[
+        -36.5, -34.0, -31.5, -29.0, -26.5, 23.5, 26.0, 28.5, 31.0, 33.5,
+    ];
     const STEPS: &'static [f32] = &[0.04, 0.02];
-    const NEIGHBOURS: &'static [f32] = &[0.0, -1.0, 1.0];
+    // Neighbours give 0.001 dB here (0.1 with the linear types) for a tenth of the time.
+    const NEIGHBOURS: &'static [f32] = &[0.0];
 
     #[inline(always)]
     fn nearest(t: f32) -> f32 {
@@ -113,21 +119,34 @@ impl<const HALF: i8> Grid for Linear<HALF> {
             -33.0, -32.5, -32.0, -31.5, -31.0, -30.5, -30.0, -29.5, -29.0, -28.5, 27.5, 28.0, 28.5,
             29.0, 29.5, 30.0, 30.5, 31.0, 31.5, 32.0,
         ],
-        _ => &[121.0, 122.0, 123.0, 124.0, 124.5, 125.0, 125.5, 126.0, 126.5, 127.0, 127.5],
+        _ => &[
+            121.0, 122.0, 123.0, 124.0, 124.5, 125.0, 125.5, 126.0, 126.5, 127.0, 127.5,
+        ],
     };
     const STEPS: &'static [f32] = &[];
-    const NEIGHBOURS: &'static [f32] =
-        if HALF == 127 { &[0.0, -1.0, 1.0, -2.0, 2.0] } else { &[0.0, -1.0, 1.0] };
+    const NEIGHBOURS: &'static [f32] = if HALF == 127 {
+        &[0.0, -1.0, 1.0, -2.0, 2.0]
+    } else {
+        &[0.0, -1.0, 1.0]
+    };
 
     #[inline(always)]
     fn nearest(t: f32) -> f32 {
-        let hi = if HALF == 127 { 127.0 } else { f32::from(HALF) - 1.0 };
+        let hi = if HALF == 127 {
+            127.0
+        } else {
+            f32::from(HALF) - 1.0
+        };
         round(clamp(t, -f32::from(HALF), hi))
     }
 
     #[inline(always)]
     fn code(value: i8) -> u8 {
-        if HALF == 127 { value as u8 } else { (value + HALF) as u8 }
+        if HALF == 127 {
+            value as u8
+        } else {
+            (value + HALF) as u8
+        }
     }
 }
 
@@ -140,12 +159,19 @@ mod tests {
         for i in -20_000..20_000_i32 {
             let t = i as f32 / 100.0;
             let got = G::nearest(t);
-            let best = values.iter().map(|v| (t - f32::from(*v)).abs()).fold(f32::MAX, f32::min);
+            let best = values
+                .iter()
+                .map(|v| (t - f32::from(*v)).abs())
+                .fold(f32::MAX, f32::min);
             assert!((t - got).abs() <= best + 1e-4, "{} at {t}: {got}", G::QTYPE);
         }
         for (code, v) in values.iter().enumerate() {
             assert_eq!(G::nearest(f32::from(*v)), f32::from(*v), "{}", G::QTYPE);
-            let want = if G::QTYPE == QuantType::Q8 { *v as u8 } else { code as u8 };
+            let want = if G::QTYPE == QuantType::Q8 {
+                *v as u8
+            } else {
+                code as u8
+            };
             assert_eq!(G::code(*v), want, "{} value {v}", G::QTYPE);
         }
         assert_eq!(G::nearest(1e30), f32::from(values[values.len() - 1]));

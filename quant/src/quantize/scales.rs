@@ -51,7 +51,11 @@ impl RowRange {
     /// Zero stays zero.
     fn apply(&self, row: Lanes) -> Lanes {
         std::array::from_fn(|l| {
-            if row[l] == 0.0 { 0.0 } else { clamp(row[l], self.lo[l], self.hi[l]) }
+            if row[l] == 0.0 {
+                0.0
+            } else {
+                clamp(row[l], self.lo[l], self.hi[l])
+            }
         })
     }
 }
@@ -64,7 +68,13 @@ impl RowRange {
 /// 4. The row scale by least squares, codes and integer scales as they are.
 #[inline(always)]
 pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]) -> Scales {
-    let of_group = |i: usize| if W { &importance[i * G::GROUP..] } else { importance };
+    let of_group = |i: usize| {
+        if W {
+            &importance[i * G::GROUP..]
+        } else {
+            importance
+        }
+    };
     let fits: Vec<Fit> = panel
         .x
         .chunks(G::GROUP)
@@ -75,7 +85,11 @@ pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]
     let row = range.apply(row_scale::<G>(&fits));
 
     let per_row = reciprocal(&row);
-    let mut scales = Scales { row, v: Vec::new(), shift: Vec::new() };
+    let mut scales = Scales {
+        row,
+        v: Vec::new(),
+        shift: Vec::new(),
+    };
     let (mut num, mut den) = ([0.0_f64; 16], [0.0_f64; 16]);
     for (i, (x, fit)) in panel.x.chunks(G::GROUP).zip(&fits).enumerate() {
         let choice = integer_scale::<G, W>(x, of_group(i), fit, &row, &per_row);
@@ -88,7 +102,11 @@ pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]
         scales.shift.push(choice.shift);
     }
     let refit = std::array::from_fn(|l| {
-        if den[l] > 0.0 { (f64::from(row[l]) * (num[l] / den[l])) as f32 } else { 0.0 }
+        if den[l] > 0.0 {
+            (f64::from(row[l]) * (num[l] / den[l])) as f32
+        } else {
+            0.0
+        }
     });
     scales.row = range.apply(refit);
     scales
@@ -146,7 +164,12 @@ fn integer_scale<G: Grid, const W: bool>(
     per_row: &Lanes,
 ) -> Choice {
     let zero = [0.0; 16];
-    let mut best = Choice { v: zero, shift: zero, xc: zero, cc: zero };
+    let mut best = Choice {
+        v: zero,
+        shift: zero,
+        xc: zero,
+        cc: zero,
+    };
     let mut best_err = fit.energy;
     for neighbour in G::NEIGHBOURS {
         let v: Lanes = std::array::from_fn(|l| {

@@ -27,7 +27,11 @@ pub(super) fn trial<G: Grid, const W: bool>(
     inverse: &Lanes,
     shift: &Lanes,
 ) -> Sums {
-    let mut sums = Sums { rr: [0.0; 16], rc: [0.0; 16], cc: [0.0; 16] };
+    let mut sums = Sums {
+        rr: [0.0; 16],
+        rc: [0.0; 16],
+        cc: [0.0; 16],
+    };
     for from in (0..16).step_by(STRIP) {
         let inverse: [f32; STRIP] = std::array::from_fn(|l| inverse[from + l]);
         let shift: [f32; STRIP] = std::array::from_fn(|l| shift[from + l]);
@@ -37,10 +41,17 @@ pub(super) fn trial<G: Grid, const W: bool>(
         for (k, x) in x.iter().enumerate() {
             for l in 0..STRIP {
                 let t = x[from + l] * inverse[l];
-                let c = if G::SHIFTS { G::nearest(t - shift[l]) + shift[l] } else { G::nearest(t) };
+                let c = if G::SHIFTS {
+                    G::nearest(t - shift[l]) + shift[l]
+                } else {
+                    G::nearest(t)
+                };
                 let r = t - c;
-                let (wr, wc) =
-                    if W { (importance[k] * r, importance[k] * c) } else { (r, c) };
+                let (wr, wc) = if W {
+                    (importance[k] * r, importance[k] * c)
+                } else {
+                    (r, c)
+                };
                 rr[l] += wr * r;
                 rc[l] += wr * c;
                 cc[l] += wc * c;
@@ -79,8 +90,16 @@ impl Fit {
     ) {
         let s = trial::<G, W>(x, importance, inverse, shift);
         for l in 0..16 {
-            let unit = if inverse[l] != 0.0 { 1.0 / inverse[l] } else { 0.0 };
-            let change = if s.cc[l] > 0.0 { s.rc[l] / s.cc[l] } else { 0.0 };
+            let unit = if inverse[l] != 0.0 {
+                1.0 / inverse[l]
+            } else {
+                0.0
+            };
+            let change = if s.cc[l] > 0.0 {
+                s.rc[l] / s.cc[l]
+            } else {
+                0.0
+            };
             let err = (s.rr[l] - s.rc[l] * change) * (unit * unit);
             let better = err < self.err[l];
             let pick = |new: f32, old: f32| if better { new } else { old };
@@ -104,7 +123,11 @@ pub(super) fn fit_group<G: Grid, const W: bool>(x: &[Lanes], importance: &[f32])
     let mut energy = [0.0_f32; 16];
     for (k, x) in x.iter().enumerate() {
         for l in 0..16 {
-            max[l] = if x[l].abs() > max[l].abs() { x[l] } else { max[l] };
+            max[l] = if x[l].abs() > max[l].abs() {
+                x[l]
+            } else {
+                max[l]
+            };
             let square = x[l] * x[l];
             energy[l] += if W { importance[k] * square } else { square };
         }

@@ -1,32 +1,27 @@
-//! Everything that a pass writes, allocated once for a session.
+//! Everything that a pass writes but the KV cache, allocated once.
 
-use std::sync::Mutex;
-
-use chaski_models::Config;
+use chaski_models::{Config, Row};
 use chaski_quant::{
-    ActRows, Acts, BLOCK, TILE_ROWS,
-    acts::ActRowMut,
+    Acts, BLOCK, TILE_ROWS,
     scalar::attention::{KV_SPAN, KvType},
 };
 
-use super::shared::Shared;
-
-/// Passes of at most this many rows share the spans of attention between threads; larger ones have
-/// rows enough to share.
-pub(super) const SPLIT_ROWS: usize = 8;
-/// Query rows that one unit of attention takes in larger passes.
+/// Most query rows of a unit of attention.
 pub(super) const ROW_BLOCK: usize = 16;
 /// Tiles times rows of one call of the matrix kernel, where a unit does not need more.
 pub(super) const CALL_ROWS: usize = 1024;
+/// Slots (row, span of positions) whose attention states can be kept at once, if one row at the end
+/// of the context does not need more.
+const MIN_SLOTS: usize = 16;
 
-/// How large the passes of a session may be.
+/// How large the passes of a backend may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassLimits {
     /// Rows of a pass.
     pub rows: usize,
-    /// Rows of a pass whose logits are wanted.
-    pub logit_rows: usize,
-    /// Positions of the KV cache.
+    /// Sequences.
+    pub n_seqs: usize,
+    /// Positions of each sequence.
     pub context_len: usize,
     /// Threads.
     pub threads: usize,
@@ -34,60 +29,95 @@ pub struct PassLimits {
     pub kv_type: KvType,
 }
 
+/// A (row, span of 512 positions) whose attention state is kept until the spans are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) row: usize,
+    pub(super) span: usize,
+}
+
 /// The sizes that follow from a model and its limits, in elements.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
+    rows: usize,
+    /// Blocks of 32 of `dim`, `q_dim` and `ffn_dim`.
     blocks: [usize; 3],
     x: usize,
     q: usize,
-    partials: usize,
     rope: usize,
-    logits: usize,
-    out: usize,
+    slots: usize,
     states: usize,
+    own: ScratchSizes,
+    threads: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ScratchSizes {
+    blocks: usize,
+    out: usize,
+    queries: usize,
+    states: usize,
+    ranges: usize,
+    head: usize,
 }
 
 impl Sizes {
     fn new(c: &Config, limits: &PassLimits) -> Self {
         let state = c.head_dim + 2;
-        let spans = limits.context_len.div_ceil(KV_SPAN);
+        let rows = limits.rows;
+        let slots = match limits.context_len.div_ceil(KV_SPAN) {
+            0 | 1 => 0,
+            spans => spans.max(MIN_SLOTS),
+        };
         let head_tiles = c.head_dim.div_ceil(TILE_ROWS);
+        let queries = ROW_BLOCK.min(rows) * c.gqa_group();
+        let blocks = [c.dim, c.q_dim(), c.ffn_dim].map(|n| n.div_ceil(BLOCK));
         Self {
-            blocks: [c.dim, c.q_dim(), c.ffn_dim].map(|n| n.div_ceil(BLOCK)),
-            x: limits.rows * c.dim,
-            q: limits.rows * c.q_dim(),
-            partials: spans * limits.rows.min(SPLIT_ROWS) * c.n_heads * state,
-            rope: limits.rows * (c.head_dim / 2),
-            logits: limits.logit_rows * c.vocab_size,
-            // The largest unit: a head, or two tiles of gate and two of up.
-            out: CALL_ROWS.max(head_tiles.max(4) * limits.rows) * TILE_ROWS,
-            states: 2 * ROW_BLOCK.max(SPLIT_ROWS) * c.gqa_group() * state,
+            rows,
+            blocks,
+            x: rows * c.dim,
+            q: rows * c.q_dim(),
+            rope: rows * c.head_dim,
+            slots,
+            states: slots * c.n_heads * state,
+            own: ScratchSizes {
+                blocks: blocks.into_iter().fold(0, usize::max),
+                // The largest unit: a head, or two tiles of gate and two of up.
+                out: CALL_ROWS.max(head_tiles.max(4) * rows) * TILE_ROWS,
+                queries: queries * c.head_dim,
+                states: 2 * queries.max(1) * state,
+                ranges: queries,
+                head: 2 * c.head_dim,
+            },
+            threads: limits.threads.max(1),
         }
     }
 }
 
-/// The buffers of a pass.
+/// The buffers of a backend's passes; [`Buf`](super::schedule::Buf) has their shapes.
 #[derive(Debug)]
-pub struct Buffers {
-    /// Hidden state, `[rows, dim]`.
-    pub(super) x: Shared<f32>,
-    /// What goes into QKV, gate/up and the head.
-    pub(super) acts_dim: SharedActs,
-    /// What goes into the attention output matrix.
-    pub(super) acts_q: SharedActs,
-    /// What goes into the down matrix.
-    pub(super) acts_ffn: SharedActs,
-    /// Queries, `[kv head, row, query of the group, head_dim]`.
-    pub(super) q: Shared<f32>,
-    /// Attention states of spans, `[span, kv head, row, query of the group, head_dim + 2]`.
-    pub(super) partials: Shared<f32>,
-    /// RoPE factors of each row, `[rows, head_dim / 2]`.
-    pub(super) cos: Shared<f32>,
-    pub(super) sin: Shared<f32>,
-    /// `[logit rows, vocab_size]`.
-    pub(super) logits: Shared<f32>,
-    /// One for each thread, which locks its own once a pass.
-    pub(super) scratch: Vec<Mutex<Scratch>>,
+pub(super) struct Buffers {
+    pub(super) x: Vec<f32>,
+    pub(super) rope: Vec<f32>,
+    pub(super) norm: ActBuffers,
+    pub(super) q: Vec<f32>,
+    pub(super) states: Vec<f32>,
+    pub(super) attn: ActBuffers,
+    pub(super) ffn: ActBuffers,
+    pub(super) scratch: Vec<Scratch>,
+    pub(super) index: RowIndex,
+    /// Slots whose states there is room for.
+    pub(super) max_slots: usize,
+}
+
+/// The parts of [`chaski_quant::ActRows`], `[rows, n_blocks]` blocks.
+#[derive(Debug)]
+pub(super) struct ActBuffers {
+    pub(super) n_blocks: usize,
+    pub(super) floats: Vec<f32>,
+    pub(super) codes: Vec<i8>,
+    pub(super) scales: Vec<f32>,
+    pub(super) sums: Vec<[i16; 2]>,
 }
 
 /// What one thread writes for itself.
@@ -97,158 +127,144 @@ pub(super) struct Scratch {
     pub(super) acts: Acts,
     /// Results of a matrix kernel, `[tile, row, 16]`.
     pub(super) out: Vec<f32>,
-    /// Attention states: of a span, then merged ones; `[2, query, head_dim + 2]`.
+    /// Queries of a unit of attention, `[row, query of the group, head_dim]`.
+    pub(super) queries: Vec<f32>,
+    /// Their states: over all spans, then of one; `[2, row, query of the group, head_dim + 2]`.
     pub(super) states: Vec<f32>,
     /// Positions of the tile that each query attends to.
     pub(super) ranges: Vec<[u8; 2]>,
-    /// One head.
+    /// One head, before and after its norm.
     pub(super) head: Vec<f32>,
+}
+
+/// What a pass needs to know of its rows.
+#[derive(Debug)]
+pub(super) struct RowIndex {
+    pub(super) rows: Vec<Row>,
+    /// The rows that want logits.
+    pub(super) head_rows: Vec<usize>,
+    /// Where attention is shared out by spans: the slots of row 0, of row 1, ...
+    pub(super) slots: Vec<Slot>,
+    /// The first slot of each row.
+    pub(super) first_slots: Vec<usize>,
 }
 
 impl Buffers {
     /// Allocates all of them.
-    pub fn new(config: &Config, limits: &PassLimits) -> Self {
+    pub(super) fn new(config: &Config, limits: &PassLimits) -> Self {
         let s = Sizes::new(config, limits);
-        let scratch = || {
-            Mutex::new(Scratch {
-                acts: Acts::new(1, s.blocks.into_iter().fold(0, usize::max)),
-                out: vec![0.0; s.out],
-                states: vec![0.0; s.states],
-                ranges: vec![[0; 2]; ROW_BLOCK.max(SPLIT_ROWS) * config.gqa_group()],
-                head: vec![0.0; 2 * config.head_dim],
-            })
-        };
-        let acts = |i: usize| SharedActs::new(limits.rows, s.blocks[i]);
+        let acts = |i: usize| ActBuffers::new(s.rows, s.blocks[i]);
         Self {
-            x: Shared::new(s.x),
-            acts_dim: acts(0),
-            acts_q: acts(1),
-            acts_ffn: acts(2),
-            q: Shared::new(s.q),
-            partials: Shared::new(s.partials),
-            cos: Shared::new(s.rope),
-            sin: Shared::new(s.rope),
-            logits: Shared::new(s.logits),
-            scratch: (0..limits.threads.max(1)).map(|_| scratch()).collect(),
+            x: vec![0.0; s.x],
+            rope: vec![0.0; s.rope],
+            norm: acts(0),
+            q: vec![0.0; s.q],
+            states: vec![0.0; s.states],
+            attn: acts(1),
+            ffn: acts(2),
+            scratch: (0..s.threads).map(|_| Scratch::new(&s.own)).collect(),
+            index: RowIndex {
+                rows: Vec::with_capacity(s.rows),
+                head_rows: Vec::with_capacity(s.rows),
+                slots: Vec::with_capacity(s.slots),
+                first_slots: Vec::with_capacity(s.rows),
+            },
+            max_slots: s.slots,
         }
     }
 
     /// Bytes that [`new`](Self::new) allocates: shared by all threads, and of each thread.
-    pub fn bytes(config: &Config, limits: &PassLimits) -> (u64, u64) {
+    pub(super) fn bytes(config: &Config, limits: &PassLimits) -> (u64, u64) {
         let s = Sizes::new(config, limits);
-        let floats = s.x + s.q + s.partials + 2 * s.rope + s.logits;
-        let acts: usize = s
-            .blocks
-            .into_iter()
-            .map(|b| Acts::bytes(limits.rows, b))
-            .sum();
-        let own_acts = Acts::bytes(1, s.blocks.into_iter().fold(0, usize::max));
-        let ranges = 2 * ROW_BLOCK.max(SPLIT_ROWS) * config.gqa_group();
-        let own = own_acts + 4 * (s.out + s.states + 2 * config.head_dim) + ranges;
-        ((4 * floats + acts) as u64, own as u64)
-    }
-
-    /// Copies the logits of the `i`th row that wanted them over those of the first.
-    pub fn move_logits_to_front(&mut self, i: usize, vocab_size: usize) {
-        let logits = self.logits.as_mut_slice();
-        logits.copy_within(i * vocab_size..(i + 1) * vocab_size, 0);
-    }
-
-    /// The logits of the last pass, `[vocab_size]` for the `i`th row that wanted them.
-    pub fn logits(&mut self, i: usize, vocab_size: usize) -> &[f32] {
-        &self.logits.as_slice()[i * vocab_size..(i + 1) * vocab_size]
+        let floats = s.x + s.rope + s.q + s.states;
+        let acts: usize = s.blocks.into_iter().map(|b| Acts::bytes(s.rows, b)).sum();
+        let index = s.rows * (size_of::<Row>() + 2 * size_of::<usize>());
+        let slots = s.slots * size_of::<Slot>();
+        let shared = size_of::<f32>() * floats + acts + index + slots;
+        (
+            shared as u64,
+            (Scratch::bytes(&s.own) + size_of::<Scratch>()) as u64,
+        )
     }
 }
 
-/// Activations that all workers see; the parts are those of [`Acts`].
-#[derive(Debug)]
-pub(super) struct SharedActs {
-    pub(super) n_blocks: usize,
-    pub(super) floats: Shared<f32>,
-    codes: Shared<i8>,
-    scales: Shared<f32>,
-    sums: Shared<[i16; 2]>,
-}
-
-#[allow(unsafe_code)]
-impl SharedActs {
+impl ActBuffers {
     fn new(rows: usize, n_blocks: usize) -> Self {
         let n = rows * n_blocks;
         Self {
             n_blocks,
-            floats: Shared::new(n * BLOCK),
-            codes: Shared::new(n * BLOCK),
-            scales: Shared::new(n),
-            sums: Shared::new(n),
+            floats: vec![0.0; n * BLOCK],
+            codes: vec![0; n * BLOCK],
+            scales: vec![0.0; n],
+            sums: vec![[0; 2]; n],
+        }
+    }
+}
+
+impl Scratch {
+    fn new(s: &ScratchSizes) -> Self {
+        Self {
+            acts: Acts::new(1, s.blocks),
+            out: vec![0.0; s.out],
+            queries: vec![0.0; s.queries],
+            states: vec![0.0; s.states],
+            ranges: vec![[0; 2]; s.ranges],
+            head: vec![0.0; s.head],
         }
     }
 
-    /// The floats `[n_blocks * 32]` of a row, to be written.
-    ///
-    /// # Safety
-    ///
-    /// * As [`Shared::write`] for the row's floats.
-    #[expect(clippy::mut_from_ref, reason = "as Shared::write")]
-    pub(super) unsafe fn floats_mut(&self, row: usize) -> &mut [f32] {
-        let k = self.n_blocks * BLOCK;
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.floats.write(row * k..(row + 1) * k) }
+    fn bytes(s: &ScratchSizes) -> usize {
+        let floats = s.out + s.queries + s.states + s.head;
+        Acts::bytes(1, s.blocks) + size_of::<f32>() * floats + 2 * s.ranges
     }
+}
 
-    /// The 32 floats of a block of a row, to be written.
-    ///
-    /// # Safety
-    ///
-    /// * As [`Shared::write`] for these floats.
-    #[expect(clippy::mut_from_ref, reason = "as Shared::write")]
-    pub(super) unsafe fn floats_block_mut(&self, row: usize, block: usize) -> &mut [f32] {
-        assert!(block < self.n_blocks, "block {block} of a row");
-        let start = (row * self.n_blocks + block) * BLOCK;
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.floats.write(start..start + BLOCK) }
-    }
+#[cfg(test)]
+mod tests {
+    use chaski_models::testing::Variant;
 
-    /// Blocks `first..first + n` of a row, to be quantised.
-    ///
-    /// # Safety
-    ///
-    /// * As [`Shared::write`] for the blocks' codes, scales and sums; as [`Shared::read`] for their
-    ///   floats.
-    pub(super) unsafe fn row_mut(&self, row: usize, first: usize, n: usize) -> ActRowMut<'_> {
-        assert!(
-            first + n <= self.n_blocks,
-            "blocks {first}..{} of a row",
-            first + n
-        );
-        let start = row * self.n_blocks + first;
-        // SAFETY: the caller's promises are the same, part by part.
-        unsafe {
-            ActRowMut {
-                floats: self.floats.read(start * BLOCK..(start + n) * BLOCK),
-                codes: self.codes.write(start * BLOCK..(start + n) * BLOCK),
-                scales: self.scales.write(start..start + n),
-                sums: self.sums.write(start..start + n),
-            }
-        }
-    }
+    use super::*;
 
-    /// The first `n_rows` rows, to be read.
-    ///
-    /// # Safety
-    ///
-    /// * As [`Shared::read`] for all parts of these rows.
-    pub(super) unsafe fn rows(&self, n_rows: usize) -> ActRows<'_> {
-        let n = n_rows * self.n_blocks;
-        // SAFETY: the caller's promise is the same.
-        unsafe {
-            ActRows::new(
-                n_rows,
-                self.n_blocks,
-                self.floats.read(0..n * BLOCK),
-                self.codes.read(0..n * BLOCK),
-                self.scales.read(0..n),
-                self.sums.read(0..n),
-            )
+    #[test]
+    fn bytes_are_those_of_all_vectors() {
+        for (variant, context_len, rows) in [
+            (Variant::Llama, 100, 5),
+            (Variant::Qwen3, 5000, 40),
+            (Variant::LlamaUntied, 513, 1),
+        ] {
+            let limits = PassLimits {
+                rows,
+                n_seqs: 1,
+                context_len,
+                threads: 3,
+                kv_type: KvType::F16,
+            };
+            let b = Buffers::new(&variant.config(), &limits);
+            let f32s = |vecs: &[&Vec<f32>]| vecs.iter().map(|v| 4 * v.capacity()).sum::<usize>();
+            let acts = |a: &ActBuffers| {
+                f32s(&[&a.floats, &a.scales]) + a.codes.capacity() + 4 * a.sums.capacity()
+            };
+            let shared = f32s(&[&b.x, &b.rope, &b.q, &b.states])
+                + acts(&b.norm)
+                + acts(&b.attn)
+                + acts(&b.ffn)
+                + size_of::<Row>() * b.index.rows.capacity()
+                + 8 * (b.index.head_rows.capacity() + b.index.first_slots.capacity())
+                + size_of::<Slot>() * b.index.slots.capacity();
+            let s = &b.scratch[0];
+            let own = f32s(&[&s.out, &s.queries, &s.states, &s.head])
+                + 2 * s.ranges.capacity()
+                + size_of::<Scratch>();
+            let blocks = b.norm.n_blocks.max(b.attn.n_blocks).max(b.ffn.n_blocks);
+            let own = own + Acts::bytes(1, blocks);
+            let want = (shared as u64, own as u64);
+            assert_eq!(
+                Buffers::bytes(&variant.config(), &limits),
+                want,
+                "{}",
+                variant.name()
+            );
+            assert_eq!(b.scratch.capacity(), 3);
         }
     }
 }

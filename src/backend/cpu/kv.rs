@@ -1,157 +1,345 @@
-//! The KV cache: a pool of pages, allocated once.
+//! The KV cache: pages from a pool that is allocated once.
 //!
-//! A page holds the keys and values of 64 positions (one KV tile) for every layer and KV head:
-//! `[layer][kv head][key part, value part]`, the parts as [`chaski_quant::scalar::attention`] lays
-//! them out. A sequence is a list of pages; pages are counted, so that sequences can share those of
-//! an equal prefix.
+//! A page holds 64 positions of one sequence, all layers and KV heads (see
+//! [`chaski_models::forward::kv`]). Sequences may share pages: each page counts its users, and a
+//! sequence that is about to write into a page with other users gets a copy first.
 
 use std::{error::Error, fmt, ops::Range};
 
-use chaski_quant::scalar::attention::{KV_TILE, KvType};
+use chaski_models::forward::kv::KvGeometry;
+use chaski_quant::scalar::attention::KV_TILE;
 
-use super::shared::Shared;
+/// Bytes at whose multiples pages start: a cache line, a vector register.
+const ALIGN: usize = 64;
 
-/// What a page holds.
+/// All pages of the pool are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    /// How keys and values are stored.
-    pub kv_type: KvType,
-    /// Layers.
-    pub n_layers: usize,
-    /// KV heads of each layer.
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+pub struct KvFull {
+    /// Pages of the pool.
+    pub n_pages: usize,
 }
 
-impl KvShape {
-    /// Bytes of a page.
-    pub const fn page_bytes(&self) -> usize {
-        self.n_layers * self.n_kv_heads * 2 * self.kv_type.part_bytes(self.head_dim)
-    }
-
-    /// Pages that `context_len` positions take.
-    pub const fn pages(&self, context_len: usize) -> usize {
-        context_len.div_ceil(KV_TILE)
+impl fmt::Display for KvFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "all {} pages of the KV cache are in use", self.n_pages)
     }
 }
 
-/// All pages.
+impl Error for KvFull {}
+
+/// Keys and values of some sequences.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: KvShape,
-    bytes: Shared<u8>,
-    /// How many sequences hold each page.
-    holders: Vec<u32>,
+    geometry: KvGeometry,
+    /// The pool, with room to align it.
+    bytes: Vec<u8>,
+    start: usize,
+    pages: PageTable,
+}
+
+/// Which page holds which positions of which sequence.
+#[derive(Debug)]
+pub struct PageTable {
+    max_seq_pages: usize,
+    /// `[n_seqs, max_seq_pages]`; of a sequence the first `n_pages(len)` count.
+    pages: Vec<u32>,
+    /// Positions stored of each sequence.
+    lens: Vec<usize>,
+    /// Sequences that use a page, for each page.
+    n_users: Vec<u32>,
+    /// Pages without users; the last is used next.
     free: Vec<u32>,
 }
 
-/// No page is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfPages {
-    /// Positions that all pages hold.
-    pub positions: usize,
-}
-
-impl fmt::Display for OutOfPages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the KV cache of {} positions is full", self.positions)
-    }
-}
-
-impl Error for OutOfPages {}
-
 impl KvCache {
-    /// `n_pages` pages.
-    pub fn new(shape: KvShape, n_pages: usize) -> Self {
-        Self {
-            shape,
-            bytes: Shared::new(n_pages * shape.page_bytes()),
-            holders: vec![0; n_pages],
-            // The first page is handed out first.
+    /// A cache of `n_pages` pages for `n_seqs` sequences of up to `context_len` positions.
+    ///
+    /// The system gives the memory when a page is first written.
+    pub fn new(geometry: KvGeometry, n_pages: usize, n_seqs: usize, context_len: usize) -> Self {
+        let bytes = vec![0_u8; n_pages * geometry.page_bytes() + ALIGN];
+        let start = bytes.as_ptr().align_offset(ALIGN);
+        // The most that `align_offset` may answer where it cannot tell; then nothing is aligned,
+        // which costs time and nothing else.
+        let start = if start < ALIGN { start } else { 0 };
+        let max_seq_pages = KvGeometry::n_pages(context_len);
+        let pages = PageTable {
+            max_seq_pages,
+            pages: vec![0; n_seqs * max_seq_pages],
+            lens: vec![0; n_seqs],
+            n_users: vec![0; n_pages],
             free: (0..n_pages as u32).rev().collect(),
+        };
+        Self {
+            geometry,
+            bytes,
+            start,
+            pages,
         }
     }
 
-    /// What a page holds.
-    pub const fn shape(&self) -> KvShape {
-        self.shape
+    /// Bytes that `new` with these arguments allocates.
+    pub fn bytes(
+        geometry: &KvGeometry,
+        n_pages: usize,
+        n_seqs: usize,
+        context_len: usize,
+    ) -> usize {
+        let table = n_seqs * KvGeometry::n_pages(context_len) * 4;
+        n_pages * (geometry.page_bytes() + 8) + ALIGN + table + n_seqs * size_of::<usize>()
     }
 
-    /// A page that nobody holds.
+    /// Shape of the pages.
+    pub fn geometry(&self) -> &KvGeometry {
+        &self.geometry
+    }
+
+    /// The pages' bytes, `[n_pages, page_bytes]`, to be written, and where to find what.
+    pub(crate) fn parts_mut(&mut self) -> (&mut [u8], &PageTable) {
+        let len = self.pages.n_pages() * self.geometry.page_bytes();
+        (&mut self.bytes[self.start..self.start + len], &self.pages)
+    }
+
+    /// Where to find what.
+    pub fn pages(&self) -> &PageTable {
+        &self.pages
+    }
+
+    /// Makes room to write positions `positions` of sequence `seq`, whose later positions are
+    /// forgotten: pages that are missing are taken from the pool, a page that others use is copied.
     ///
     /// # Errors
     ///
-    /// [`OutOfPages`].
-    pub fn take(&mut self) -> Result<u32, OutOfPages> {
-        let page = self.free.pop().ok_or(OutOfPages {
-            positions: self.holders.len() * KV_TILE,
-        })?;
-        self.holders[page as usize] = 1;
-        Ok(page)
-    }
-
-    /// Gives a page back.
+    /// If the pool has no page left; the sequence then ends where `positions` start.
     ///
     /// # Panics
     ///
-    /// If nobody holds it.
-    pub fn release(&mut self, page: u32) {
-        let holders = &mut self.holders[page as usize];
-        assert!(*holders > 0, "page {page} is released twice");
-        *holders -= 1;
-        if *holders == 0 {
+    /// If `positions` start past the sequence's end or leave its context.
+    pub fn reserve(&mut self, seq: usize, positions: Range<usize>) -> Result<(), KvFull> {
+        let Range { start, end } = positions;
+        assert!(
+            start <= self.pages.lens[seq],
+            "a hole before position {start}"
+        );
+        assert!(
+            end <= self.pages.max_seq_pages * KV_TILE,
+            "position {end} of a context"
+        );
+        self.truncate(seq, start);
+        let first = start / KV_TILE;
+        if end > start && !start.is_multiple_of(KV_TILE) {
+            self.own_page(seq, first)?;
+        }
+        for index in KvGeometry::n_pages(start)..KvGeometry::n_pages(end) {
+            let page = self.pages.take()?;
+            self.pages.pages[seq * self.pages.max_seq_pages + index] = page;
+            // Page by page, so that an error leaves a table that is true.
+            self.pages.lens[seq] = (index * KV_TILE).max(start) + 1;
+        }
+        self.pages.lens[seq] = end.max(start);
+        Ok(())
+    }
+
+    /// Makes page `index` of a sequence its own, by a copy if others use it.
+    fn own_page(&mut self, seq: usize, index: usize) -> Result<(), KvFull> {
+        let slot = seq * self.pages.max_seq_pages + index;
+        let old = self.pages.pages[slot];
+        if self.pages.n_users[old as usize] == 1 {
+            return Ok(());
+        }
+        let new = self.pages.take()?;
+        let n = self.geometry.page_bytes();
+        let from = self.start + old as usize * n;
+        self.bytes
+            .copy_within(from..from + n, self.start + new as usize * n);
+        self.pages.release(old);
+        self.pages.pages[slot] = new;
+        Ok(())
+    }
+
+    /// Forgets all positions of `seq` from `len` on.
+    pub fn truncate(&mut self, seq: usize, len: usize) {
+        self.pages.truncate(seq, len);
+    }
+
+    /// Makes sequence `to` a copy of the first `len` positions of sequence `from`, sharing its pages.
+    ///
+    /// # Panics
+    ///
+    /// If `from` has fewer positions or is `to`.
+    pub fn fork(&mut self, from: usize, to: usize, len: usize) {
+        self.pages.fork(from, to, len);
+    }
+}
+
+impl PageTable {
+    /// Pages of the pool.
+    pub fn n_pages(&self) -> usize {
+        self.n_users.len()
+    }
+
+    /// Pages that no sequence uses.
+    pub fn n_free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Positions stored of sequence `seq`.
+    pub fn len(&self, seq: usize) -> usize {
+        self.lens[seq]
+    }
+
+    /// Whether nothing is stored of sequence `seq`.
+    pub fn is_empty(&self, seq: usize) -> bool {
+        self.lens[seq] == 0
+    }
+
+    /// The page that holds positions `64 tile .. 64 tile + 64` of sequence `seq`.
+    pub(crate) fn page(&self, seq: usize, tile: usize) -> usize {
+        debug_assert!(
+            tile * KV_TILE < self.lens[seq],
+            "tile {tile} of {}",
+            self.lens[seq]
+        );
+        self.pages[seq * self.max_seq_pages + tile] as usize
+    }
+
+    fn take(&mut self) -> Result<u32, KvFull> {
+        let page = self.free.pop().ok_or(KvFull {
+            n_pages: self.n_users.len(),
+        })?;
+        self.n_users[page as usize] = 1;
+        Ok(page)
+    }
+
+    fn release(&mut self, page: u32) {
+        let n_users = &mut self.n_users[page as usize];
+        *n_users -= 1;
+        if *n_users == 0 {
             self.free.push(page);
         }
     }
 
-    /// The bytes of all pages.
-    pub(super) const fn bytes(&self) -> &Shared<u8> {
-        &self.bytes
+    fn truncate(&mut self, seq: usize, len: usize) {
+        let first = seq * self.max_seq_pages;
+        for index in (KvGeometry::n_pages(len)..KvGeometry::n_pages(self.lens[seq])).rev() {
+            self.release(self.pages[first + index]);
+        }
+        self.lens[seq] = self.lens[seq].min(len);
     }
 
-    /// Where the key part (`value == false`) or the value part of a page, layer and head lies.
-    pub(super) fn part(&self, page: u32, layer: usize, head: usize, value: bool) -> Range<usize> {
-        let s = &self.shape;
+    fn fork(&mut self, from: usize, to: usize, len: usize) {
         assert!(
-            layer < s.n_layers && head < s.n_kv_heads,
-            "layer {layer}, KV head {head}"
+            from != to && len <= self.lens[from],
+            "{len} positions of sequence {from}"
         );
-        let part = s.kv_type.part_bytes(s.head_dim);
-        let index = (layer * s.n_kv_heads + head) * 2 + usize::from(value);
-        let start = page as usize * s.page_bytes() + index * part;
-        start..start + part
+        self.truncate(to, 0);
+        let (from, to_first) = (from * self.max_seq_pages, to * self.max_seq_pages);
+        for index in 0..KvGeometry::n_pages(len) {
+            let page = self.pages[from + index];
+            self.n_users[page as usize] += 1;
+            self.pages[to_first + index] = page;
+        }
+        self.lens[to] = len;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use chaski_quant::scalar::attention::KvType;
+
     use super::*;
 
-    #[test]
-    fn pages_are_handed_out_once_and_parts_do_not_overlap() {
-        let shape = KvShape {
-            kv_type: KvType::Q8,
-            n_layers: 2,
-            n_kv_heads: 3,
-            head_dim: 20,
-        };
-        let mut kv = KvCache::new(shape, 2);
-        let (a, b) = (kv.take().unwrap(), kv.take().unwrap());
-        assert_ne!(a, b);
-        assert_eq!(kv.take().unwrap_err().positions, 128);
-        let mut covered = vec![0; 2 * shape.page_bytes()];
-        for page in [a, b] {
-            for (layer, head) in (0..2).flat_map(|l| (0..3).map(move |h| (l, h))) {
-                for value in [false, true] {
-                    covered[kv.part(page, layer, head, value)]
-                        .iter_mut()
-                        .for_each(|c| *c += 1);
-                }
-            }
+    const GEOMETRY: KvGeometry = KvGeometry {
+        kv_type: KvType::Q8,
+        n_layers: 2,
+        n_kv_heads: 3,
+        head_dim: 10,
+    };
+
+    fn cache(n_pages: usize) -> KvCache {
+        KvCache::new(GEOMETRY, n_pages, 3, 200)
+    }
+
+    /// Every page is free or used as often as the sequences use it.
+    fn check(cache: &KvCache) {
+        let table = &cache.pages;
+        let mut n_users = vec![0; table.n_pages()];
+        for seq in 0..table.lens.len() {
+            (0..KvGeometry::n_pages(table.len(seq))).for_each(|t| n_users[table.page(seq, t)] += 1);
         }
-        assert!(covered.iter().all(|&c| c == 1));
-        kv.release(a);
-        assert_eq!(kv.take().unwrap(), a);
+        assert_eq!(n_users, table.n_users);
+        let mut free = table.free.clone();
+        free.sort_unstable();
+        let unused: Vec<u32> = (0..table.n_pages() as u32)
+            .filter(|p| n_users[*p as usize] == 0)
+            .collect();
+        assert_eq!(free, unused);
+    }
+
+    #[test]
+    fn pages_come_from_the_pool_and_go_back() {
+        let mut cache = cache(4);
+        cache.reserve(0, 0..65).unwrap();
+        cache.reserve(1, 0..64).unwrap();
+        assert_eq!(
+            (
+                cache.pages().len(0),
+                cache.pages().len(1),
+                cache.pages().n_free()
+            ),
+            (65, 64, 1)
+        );
+        check(&cache);
+        cache.reserve(0, 65..128).unwrap();
+        assert_eq!(cache.pages().n_free(), 1);
+        assert_eq!(cache.reserve(1, 64..200), Err(KvFull { n_pages: 4 }));
+        check(&cache);
+        // Going back forgets what follows.
+        cache.reserve(0, 10..11).unwrap();
+        assert_eq!((cache.pages().len(0), cache.pages().n_free()), (11, 1));
+        cache.truncate(1, 0);
+        assert!(cache.pages().is_empty(1));
+        cache.truncate(0, 100);
+        assert_eq!(cache.pages().len(0), 11);
+        check(&cache);
+    }
+
+    #[test]
+    fn a_shared_page_is_copied_before_it_is_written() {
+        let mut cache = cache(6);
+        cache.reserve(0, 0..100).unwrap();
+        let n = GEOMETRY.page_bytes();
+        let second = cache.pages().page(0, 1);
+        cache.parts_mut().0[second * n..][..n].fill(7);
+        cache.fork(0, 1, 70);
+        cache.fork(0, 2, 64);
+        check(&cache);
+        assert_eq!(cache.pages().n_free(), 4);
+        cache.reserve(1, 70..71).unwrap();
+        check(&cache);
+        let own = cache.pages().page(1, 1);
+        assert_ne!(own, second);
+        assert!(cache.parts_mut().0[own * n..][..n].iter().all(|b| *b == 7));
+        assert_eq!(cache.pages().page(1, 0), cache.pages().page(0, 0));
+        // Sequence 2 ends with its page, so it writes none that is shared.
+        cache.reserve(2, 64..65).unwrap();
+        assert_eq!(cache.pages().n_free(), 2);
+        // Sequence 0 is alone with its second page again.
+        cache.reserve(0, 100..101).unwrap();
+        assert_eq!(cache.pages().page(0, 1), second);
+        check(&cache);
+    }
+
+    #[test]
+    fn pages_are_aligned_and_counted() {
+        let mut cache = cache(3);
+        let bytes = cache.parts_mut().0;
+        assert_eq!(bytes.as_ptr() as usize % ALIGN, 0);
+        assert_eq!(bytes.len(), 3 * GEOMETRY.page_bytes());
+        assert_eq!(GEOMETRY.page_bytes() % ALIGN, 0);
+        let vecs = cache.bytes.capacity()
+            + 4 * (cache.pages.pages.capacity() + cache.pages.n_users.capacity())
+            + 4 * cache.pages.free.capacity()
+            + 8 * cache.pages.lens.capacity();
+        assert_eq!(KvCache::bytes(&GEOMETRY, 3, 3, 200), vecs);
     }
 }

@@ -1,18 +1,22 @@
 //! The CPU: a team of threads that walks a whole pass together.
 //!
-//! * [`team`]: the threads and the barrier between phases.
-//! * [`shared`]: buffers whose parts have one writer each between two barriers.
+//! * [`team`]: the threads and the barrier between steps; `signal`: how they wait.
+//! * `schedule`: the steps of a pass and who may touch what in each; `shared`: buffers that keep to
+//!   it, the only `unsafe` code of the backend.
 //! * [`kv`]: the KV cache, a pool of pages.
-//! * [`buffers`]: everything that a pass writes, allocated once.
-//! * [`worker`]: what one thread does in each phase.
+//! * [`buffers`]: everything else that a pass writes, allocated once.
+//! * `worker`: what one thread does in each phase.
 
 pub mod buffers;
 pub mod kv;
-pub mod shared;
+mod pass;
+mod schedule;
+mod shared;
+mod signal;
 pub mod team;
 mod worker;
 
-pub use buffers::{Buffers, PassLimits};
-pub use kv::{KvCache, KvShape, OutOfPages};
+pub use buffers::PassLimits;
+pub use kv::KvCache;
+pub use pass::{CpuBackend, CpuBytes};
 pub use team::{Team, TeamError};
-pub use worker::{PassError, forward};

@@ -1,219 +1,212 @@
-//! One pass: every thread walks the layers, and these are its steps in each phase.
+//! One thread's part in a pass: every thread walks the layers, and these are its phases.
 //!
-//! Who writes what, between two barriers (the argument of every `SAFETY` comment below):
-//!
-//! | phase | written | by the owner of |
-//! |---|---|---|
-//! | embed | `x`, `cos`, `sin` | a row |
-//! | prepare (norm, quantise) | `acts_dim`, `acts_q` | a row; a pass of one row: nobody, each has its own |
-//! | qkv | `q`, the KV cache | a head |
-//! | attention | `partials`, or `acts_q` floats | a KV head and a span, or a KV head and a block of rows |
-//! | attn_output, down | `x` | a range of columns |
-//! | gate_up | `acts_ffn` | 32 columns, which are one block |
-//! | head | `logits` | a range of columns |
-//!
-//! Everything else that a phase touches it only reads.
-#![allow(unsafe_code)]
+//! A phase is one or several steps of the [`schedule`](super::schedule); each ends with a barrier.
+//! Which units are this thread's follows from the step, what it may write from the units; no result
+//! depends on either, since every output is computed from start to end by whoever owns it.
 
 mod attention;
 mod feed_forward;
 mod project;
 
-use std::{
-    error::Error,
-    fmt,
-    sync::{MutexGuard, PoisonError},
-};
+use std::sync::atomic::AtomicUsize;
 
 use chaski_kernels_simd::Kernels;
-use chaski_models::{
-    forward::{Phases, Row, walk},
-    rope,
-};
-use chaski_quant::ActRows;
+use chaski_models::{Config, Phases, Row, forward::walk, rope};
+use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun, acts::ActRowMut};
 
 use super::{
-    buffers::{Buffers, Scratch, SharedActs},
-    kv::KvCache,
-    team::{Member, Poisoned, Team, TeamError},
+    buffers::{ActBuffers, CALL_ROWS, RowIndex, Scratch},
+    kv::PageTable,
+    schedule::{Buf, Plane, Shape, Step},
+    shared::view::{Part, Pass, Turn, View},
+    team::Poisoned,
 };
 use crate::weights::Weights;
 
-/// Why a pass failed.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum PassError {
-    /// The threads failed.
-    Team(TeamError),
-}
-
-impl fmt::Display for PassError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Team(_) => f.write_str("the forward pass stopped"),
-        }
-    }
-}
-
-impl Error for PassError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Team(e) => Some(e),
-        }
-    }
-}
-
 /// What all workers of a pass see.
-struct Pass<'a> {
-    weights: &'a Weights,
-    kernels: &'static Kernels,
-    rows: &'a [Row],
-    /// The rows whose logits are wanted.
-    logit_rows: &'a [usize],
-    buffers: &'a Buffers,
-    kv: &'a KvCache,
-    /// The pages of each sequence.
-    pages: &'a [&'a [u32]],
+pub(super) struct Job<'p> {
+    pub(super) weights: &'p Weights,
+    pub(super) config: &'p Config,
+    pub(super) kernels: &'static Kernels,
+    pub(super) shape: &'p Shape,
+    pub(super) index: &'p RowIndex,
+    pub(super) pages: &'p PageTable,
+    pub(super) x: View<'p, f32>,
+    pub(super) rope: View<'p, f32>,
+    pub(super) norm: ActViews<'p>,
+    pub(super) q: View<'p, f32>,
+    pub(super) kv: View<'p, u8>,
+    pub(super) states: View<'p, f32>,
+    pub(super) attn: ActViews<'p>,
+    pub(super) ffn: ActViews<'p>,
+    pub(super) logits: View<'p, f32>,
+    pub(super) scratch: View<'p, Scratch>,
+    /// The least index of a logit that is not finite.
+    pub(super) not_finite: &'p AtomicUsize,
 }
 
-/// Runs `rows` through the model; the logits of `logit_rows` are in `buffers` afterwards.
-///
-/// Rows of one sequence are in the order of their positions. `pages[row.seq]` covers every position
-/// up to `row.pos`.
-///
-/// # Errors
-///
-/// [`PassError::Team`] if a worker panicked; the KV cache is then undefined from the first row's
-/// position on.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of a session, borrowed one by one"
-)]
-pub fn forward(
-    team: &mut Team,
-    weights: &Weights,
-    kernels: &'static Kernels,
-    buffers: &mut Buffers,
-    kv: &mut KvCache,
-    pages: &[&[u32]],
-    rows: &[Row],
-    logit_rows: &[usize],
-) -> Result<(), PassError> {
-    if rows.is_empty() {
-        return Ok(());
+/// Activations that all workers see.
+pub(super) struct ActViews<'p> {
+    n_blocks: usize,
+    floats: View<'p, f32>,
+    codes: View<'p, i8>,
+    scales: View<'p, f32>,
+    sums: View<'p, [i16; 2]>,
+}
+
+impl<'p> ActViews<'p> {
+    pub(super) fn new(pass: &'p Pass, of: fn(Plane) -> Buf, buffers: &'p mut ActBuffers) -> Self {
+        Self {
+            n_blocks: buffers.n_blocks,
+            floats: pass.view(of(Plane::Floats), &mut buffers.floats),
+            codes: pass.view(of(Plane::Codes), &mut buffers.codes),
+            scales: pass.view(of(Plane::Scales), &mut buffers.scales),
+            sums: pass.view(of(Plane::Sums), &mut buffers.sums),
+        }
     }
-    // Exclusive borrows until the team is done: nobody else sees the buffers meanwhile.
-    let pass = Pass {
-        weights,
-        kernels,
-        rows,
-        logit_rows,
-        buffers,
-        kv,
-        pages,
-    };
-    let pass = &pass;
-    team.run(|member| {
-        let scratch = &pass.buffers.scratch[member.index()];
-        let mut worker = Worker {
-            pass,
-            member,
-            scratch: scratch.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        walk(pass.weights.config().n_layers, &mut worker)
-    })
-    .map_err(PassError::Team)
+
+    /// The first `n_rows` rows, in a step that reads them.
+    fn read<'t>(&'t self, turn: &'t Turn<'_>, n_rows: usize) -> ActRows<'t> {
+        let n = n_rows * self.n_blocks;
+        ActRows::new(
+            n_rows,
+            self.n_blocks,
+            &turn.read(&self.floats)[..n * BLOCK],
+            &turn.read(&self.codes)[..n * BLOCK],
+            &turn.read(&self.scales)[..n],
+            &turn.read(&self.sums)[..n],
+        )
+    }
+
+    fn codes<'t>(&'t self, turn: &'t Turn<'_>) -> CodeParts<'t> {
+        CodeParts {
+            codes: turn.part(&self.codes),
+            scales: turn.part(&self.scales),
+            sums: turn.part(&self.sums),
+        }
+    }
+}
+
+/// This worker's part of quantised activations.
+struct CodeParts<'t> {
+    codes: Part<'t, i8>,
+    scales: Part<'t, f32>,
+    sums: Part<'t, [i16; 2]>,
+}
+
+impl CodeParts<'_> {
+    /// Quantises the blocks of row `row` from block `first` on, as many as `floats` are.
+    fn quantize(&mut self, kernels: &Kernels, row: usize, first: usize, floats: &[f32]) {
+        let blocks = first..first + floats.len() / BLOCK;
+        kernels.quantize_row(ActRowMut {
+            floats,
+            codes: self
+                .codes
+                .row(row, blocks.start * BLOCK..blocks.end * BLOCK),
+            scales: self.scales.row(row, blocks.clone()),
+            sums: self.sums.row(row, blocks),
+        });
+    }
+}
+
+/// Walks a worker through a pass.
+pub(super) fn work(job: &Job<'_>, turn: Turn<'_>) {
+    let mut worker = Worker { job, turn };
+    // Poisoned means that another worker panicked; the team tells of that one.
+    let (Ok(()) | Err(Poisoned)) = walk(job.config.n_layers, &mut worker);
 }
 
 struct Worker<'a> {
-    pass: &'a Pass<'a>,
-    member: Member<'a>,
-    scratch: MutexGuard<'a, Scratch>,
+    job: &'a Job<'a>,
+    turn: Turn<'a>,
 }
 
-impl<'a> Worker<'a> {
-    /// Prepares activations: `fill` writes the first `width` floats of a row, the rest of its blocks
-    /// is zero; `quantize` says whether codes are needed too.
+impl Worker<'_> {
+    /// Norm of `x` into the shared activations, row by row; the step's end is not waited for.
     ///
-    /// A single row is prepared by every thread in its own scratch, which costs less than waiting
-    /// for another thread; several rows are shared out and end with a barrier.
-    fn prepare(
-        &mut self,
-        shared: &'a SharedActs,
-        n_rows: usize,
-        width: usize,
-        quantize: bool,
-        fill: impl Fn(&Pass<'_>, &mut Scratch, usize, &mut [f32]),
-    ) -> Result<Prepared<'a>, Poisoned> {
-        let (pass, n_blocks) = (self.pass, shared.n_blocks);
-        if n_rows == 1 {
-            // Taken out for the call, so that `fill` may use the rest of the scratch.
-            let mut acts = std::mem::replace(&mut self.scratch.acts, chaski_quant::Acts::new(0, 0));
-            acts.set_blocks(n_blocks);
-            let floats = acts.floats_mut(0);
-            fill(pass, &mut self.scratch, 0, &mut floats[..width]);
-            floats[width..].fill(0.0);
+    /// `row_of` gives the row of `x` for a unit.
+    fn norm_rows(&self, weight: &[f32], quantize: bool, row_of: impl Fn(usize) -> usize) {
+        let (job, turn) = (self.job, &self.turn);
+        let (dim, views) = (job.config.dim, &job.norm);
+        let x = turn.read(&job.x);
+        let (mut floats, mut codes) = (turn.part(&views.floats), views.codes(turn));
+        for unit in turn.units() {
+            let row = row_of(unit);
+            let x = &x[row * dim..(row + 1) * dim];
+            // The columns past `dim` are never written and stay zero.
+            let floats = floats.row(unit, 0..views.n_blocks * BLOCK);
+            job.kernels
+                .rms_norm(x, weight, job.config.norm_eps, &mut floats[..dim]);
             if quantize {
-                pass.kernels.quantize_row(acts.row_mut(0));
-            }
-            self.scratch.acts = acts;
-            return Ok(Prepared::Own);
-        }
-        for row in self.member.share(n_rows) {
-            // SAFETY: this thread owns the row until the barrier below.
-            let floats = unsafe { shared.floats_mut(row) };
-            fill(pass, &mut self.scratch, row, &mut floats[..width]);
-            if quantize {
-                // SAFETY: as above; `floats` is not used any more.
-                pass.kernels
-                    .quantize_row(unsafe { shared.row_mut(row, 0, n_blocks) });
+                codes.quantize(job.kernels, unit, 0, floats);
             }
         }
-        self.member.wait()?;
-        // SAFETY: after the barrier the rows are only read, until the phase's own barrier.
-        Ok(Prepared::Shared(unsafe { shared.rows(n_rows) }))
     }
 
-    /// Norm of `x` into `acts_dim`, quantised if asked for.
-    fn prepare_norm(
-        &mut self,
+    /// Norm of row `row` of `x` into this worker's own activations.
+    fn norm_own<'s>(
+        &self,
+        scratch: &'s mut Scratch,
         weight: &[f32],
-        rows: usize,
         quantize: bool,
-        row_of: impl Fn(usize) -> usize,
-    ) -> Result<Prepared<'a>, Poisoned> {
-        let config = self.pass.weights.config();
-        let (dim, eps) = (config.dim, config.norm_eps);
-        let shared = &self.pass.buffers.acts_dim;
-        self.prepare(shared, rows, dim, quantize, |pass, _, i, out| {
-            let row = row_of(i);
-            // SAFETY: `x` is only read between the barriers around this.
-            let x = unsafe { pass.buffers.x.read(row * dim..(row + 1) * dim) };
-            pass.kernels.rms_norm(x, weight, eps, out);
+        row: usize,
+    ) -> (ActRows<'s>, &'s mut [f32], &'s mut [f32]) {
+        let (job, dim) = (self.job, self.job.config.dim);
+        let x = &self.turn.read(&job.x)[row * dim..(row + 1) * dim];
+        self.fill_own(scratch, job.norm.n_blocks, quantize, |floats| {
+            job.kernels
+                .rms_norm(x, weight, job.config.norm_eps, &mut floats[..dim]);
+            floats[dim..].fill(0.0);
         })
     }
-}
 
-/// Activations that are ready to be read.
-enum Prepared<'a> {
-    /// One row in the thread's scratch.
-    Own,
-    /// All rows, in the shared buffers.
-    Shared(ActRows<'a>),
-}
-
-impl Prepared<'_> {
-    /// The rows, and the rest of the scratch that a kernel writes to.
-    fn rows<'s>(
-        &'s self,
+    /// One row of own activations, whose floats `fill` writes; then the scratch for results and for
+    /// heads.
+    fn fill_own<'s>(
+        &self,
         scratch: &'s mut Scratch,
-    ) -> (ActRows<'s>, &'s mut Vec<f32>, &'s mut Vec<f32>) {
+        n_blocks: usize,
+        quantize: bool,
+        fill: impl FnOnce(&mut [f32]),
+    ) -> (ActRows<'s>, &'s mut [f32], &'s mut [f32]) {
         let Scratch {
             acts, out, head, ..
         } = scratch;
-        match self {
-            Self::Own => (acts.rows(1), out, head),
-            Self::Shared(rows) => (*rows, out, head),
+        acts.set_blocks(n_blocks);
+        fill(acts.floats_mut(0));
+        if quantize {
+            self.job.kernels.quantize_row(acts.row_mut(0));
+        }
+        (acts.rows(1), out, head)
+    }
+}
+
+/// Multiplies this worker's tiles with `acts`, some tiles at a time, and hands each result to
+/// `sink(row, columns of it, results)`; columns past `cols` are padding and left out.
+fn product(
+    kernels: &Kernels,
+    turn: &Turn<'_>,
+    run: &TileRun<'_>,
+    acts: &ActRows<'_>,
+    out: &mut [f32],
+    cols: usize,
+    mut sink: impl FnMut(usize, std::ops::Range<usize>, &[f32]),
+) {
+    let (share, n_rows) = (turn.units().stretch(), acts.n_rows());
+    let step = (CALL_ROWS / n_rows).max(1);
+    for first in share.clone().step_by(step) {
+        let last = (first + step).min(share.end);
+        let out = &mut out[..(last - first) * n_rows * TILE_ROWS];
+        kernels.matmul(&run.slice(first..last), acts, out);
+        if n_rows == 1 {
+            let columns = first * TILE_ROWS..cols.min(last * TILE_ROWS);
+            sink(0, columns.clone(), &out[..columns.len()]);
+            continue;
+        }
+        for (i, lanes) in out.chunks_exact(TILE_ROWS).enumerate() {
+            let (tile, row) = (first + i / n_rows, i % n_rows);
+            let columns = tile * TILE_ROWS..cols.min((tile + 1) * TILE_ROWS);
+            sink(row, columns.clone(), &lanes[..columns.len()]);
         }
     }
 }
@@ -222,52 +215,79 @@ impl Phases for Worker<'_> {
     type Error = Poisoned;
 
     fn embed(&mut self) -> Result<(), Poisoned> {
-        let pass = self.pass;
-        let config = pass.weights.config();
-        let (dim, half) = (config.dim, config.head_dim / 2);
-        for row in self.member.share(pass.rows.len()) {
-            let Row { token, pos, .. } = pass.rows[row];
-            // SAFETY: this thread owns the row until the barrier below.
-            let (x, cos, sin) = unsafe {
-                (
-                    pass.buffers.x.write(row * dim..(row + 1) * dim),
-                    pass.buffers.cos.write(row * half..(row + 1) * half),
-                    pass.buffers.sin.write(row * half..(row + 1) * half),
-                )
-            };
-            pass.weights.embedding(pass.kernels, token, x);
-            rope::fill(pass.weights.inv_freqs(), pos, cos, sin);
+        let (job, turn) = (self.job, &self.turn);
+        let (mut x, mut rope) = (turn.part(&job.x), turn.part(&job.rope));
+        let head_dim = job.config.head_dim;
+        for row in turn.units() {
+            let Row { token, pos, .. } = job.index.rows[row];
+            job.weights
+                .embedding(job.kernels, token, x.row(row, 0..job.config.dim));
+            let (cos, sin) = rope.row(row, 0..head_dim).split_at_mut(head_dim / 2);
+            rope::fill(job.weights.inv_freqs(), pos, cos, sin);
         }
-        self.member.wait()
+        self.turn.advance()
     }
 
     fn qkv(&mut self, layer: usize) -> Result<(), Poisoned> {
-        self.project_qkv(layer)?;
-        self.member.wait()
+        let weights = self.job.weights.layer(layer);
+        if self.turn.step() == Step::NormAttn {
+            self.norm_rows(&weights.attn_norm, weights.qkv_is_quantized(), |unit| unit);
+            self.turn.advance()?;
+        }
+        self.project_qkv(layer);
+        self.turn.advance()
     }
 
     fn attention(&mut self, layer: usize) -> Result<(), Poisoned> {
         self.attend(layer);
-        self.member.wait()
+        self.turn.advance()?;
+        if self.turn.step() == Step::Merge {
+            self.merge_spans();
+            self.turn.advance()?;
+        }
+        Ok(())
     }
 
     fn attn_output(&mut self, layer: usize) -> Result<(), Poisoned> {
-        self.attention_output(layer)?;
-        self.member.wait()
+        let matrix = &self.job.weights.layer(layer).attn_output;
+        if self.turn.step() == Step::QuantAttn {
+            if matrix.is_quantized() {
+                self.quantize_attention();
+            }
+            self.turn.advance()?;
+        }
+        self.project_attention(matrix);
+        self.turn.advance()
     }
 
     fn gate_up(&mut self, layer: usize) -> Result<(), Poisoned> {
-        self.gate_and_up(layer)?;
-        self.member.wait()
+        let weights = self.job.weights.layer(layer);
+        if self.turn.step() == Step::NormFfn {
+            self.norm_rows(&weights.ffn_norm, weights.gate_up.is_quantized(), |unit| {
+                unit
+            });
+            self.turn.advance()?;
+        }
+        self.project_gate_up(layer);
+        self.turn.advance()
     }
 
     fn down(&mut self, layer: usize) -> Result<(), Poisoned> {
         self.project_down(layer);
-        self.member.wait()
+        self.turn.advance()
     }
 
     fn head(&mut self) -> Result<(), Poisoned> {
-        self.output_head()?;
-        self.member.wait()
+        let (job, norm) = (self.job, self.job.weights.output_norm());
+        if self.turn.step() == Step::NormHead {
+            let quantize = job.weights.output().is_quantized();
+            self.norm_rows(norm, quantize, |unit| job.index.head_rows[unit]);
+            self.turn.advance()?;
+        }
+        if self.turn.step() == Step::Head {
+            self.project_head();
+            self.turn.advance()?;
+        }
+        Ok(())
     }
 }

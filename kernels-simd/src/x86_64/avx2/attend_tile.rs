@@ -291,8 +291,8 @@ fn values<const KV: u8, const N: usize, const C: usize>(
         }
     }
     for (n, acc) in acc.into_iter().enumerate() {
-        let [lo, hi] = ranges[n];
-        let rest = common_hi.max(common_lo).max(lo);
+        let hi = ranges[n][1];
+        let rest = common_hi.max(common_lo);
         let acc = values_of_one::<KV, C>(kv, &p[n], rest, hi, c, acc);
         for (i, acc) in acc.into_iter().enumerate() {
             let at = n * (kv.head_dim + 2) + c + i * LANES;

@@ -1,5 +1,6 @@
 //! Vectors in and out of slices: the only `unsafe` of this level. Each function cuts the slice
 //! first, which checks the length; the compiler drops the check where it knows the length.
+#![allow(unsafe_code)] // loads and stores
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_ps,

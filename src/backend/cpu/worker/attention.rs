@@ -1,203 +1,213 @@
 //! Attention over the KV cache.
 //!
 //! The contract: tiles of 64 positions, merged left to right within spans of 512, spans merged left
-//! to right. A pass of few rows shares out spans, whose states are merged in the next phase; a
-//! larger one shares out rows, and a thread goes through their spans in order. Both are the same
-//! operations in the same order for each query.
+//! to right. A pass of few rows shares out (row, span) slots, whose states are merged in a step of
+//! its own; a larger one shares out rows, and a thread goes through their spans in order. Both are
+//! the same operations in the same order for each query.
 
 use std::ops::Range;
 
-use chaski_quant::scalar::attention::{KV_SPAN, KV_TILE, KvTile, clear};
+use chaski_models::forward::kv::{span_parts, spans};
+use chaski_quant::scalar::attention::{KV_TILE, clear};
 
-use super::{Pass, Scratch, Worker};
-use crate::backend::cpu::buffers::{ROW_BLOCK, SPLIT_ROWS};
+use super::{Job, Scratch, Turn, Worker};
+use crate::backend::cpu::{buffers::Slot, schedule::AttendBy};
 
-impl Pass<'_> {
-    /// The page of a position, and the position in it.
-    pub(super) fn page(&self, seq: usize, pos: usize) -> (u32, usize) {
-        (self.pages[seq][pos / KV_TILE], pos % KV_TILE)
-    }
-
-    /// Spans that the last position of this pass reaches.
-    pub(super) fn n_spans(&self) -> usize {
-        self.rows
-            .iter()
-            .map(|r| r.pos / KV_SPAN + 1)
-            .max()
-            .unwrap_or(0)
-    }
-
+impl Job<'_> {
     fn state_len(&self) -> usize {
-        self.weights.config().head_dim + 2
+        self.config.head_dim + 2
     }
 
-    /// Where the states of a span and KV head lie: `[row, query of the group, head_dim + 2]`.
-    fn partials(&self, span: usize, kv_head: usize) -> Range<usize> {
-        let config = self.weights.config();
-        let n = self.rows.len() * config.gqa_group() * self.state_len();
-        let start = (span * config.n_kv_heads + kv_head) * n;
-        start..start + n
-    }
-
-    /// Merges the states that the spans left for `row`, and writes the attention output, `[q_dim]`.
-    pub(super) fn merge_spans(
-        &self,
-        scratch: &mut Scratch,
-        n_spans: usize,
-        row: usize,
-        out: &mut [f32],
-    ) {
-        let config = self.weights.config();
-        let (hd, group, len) = (config.head_dim, config.gqa_group(), self.state_len());
-        let state = &mut scratch.states[..len];
-        for head in 0..config.n_heads {
-            clear(state);
-            for span in 0..n_spans {
-                let start = self.partials(span, head / group).start;
-                let at = start + (row * group + head % group) * len;
-                // SAFETY: written in the attention phase, only read since.
-                let from = unsafe { self.buffers.partials.read(at..at + len) };
-                self.kernels.merge(state, from);
-            }
-            self.kernels
-                .finish(state, &mut out[head * hd..(head + 1) * hd]);
-        }
-    }
-
-    /// Attends the queries of rows `rows` (of one sequence) of a KV head to the positions of one
-    /// span; `states` are theirs, `[row, query of the group, head_dim + 2]`.
+    /// Attends queries of a KV head to their positions within one span.
+    ///
+    /// * `rows`: of one sequence, in the order of their positions.
+    /// * `queries`: `[row, query of the group, head_dim]`; `states`: `[.., head_dim + 2]`.
+    #[expect(clippy::too_many_arguments, reason = "what a unit is, and its scratch")]
     fn attend_span(
         &self,
+        kv: &[u8],
         layer: usize,
         kv_head: usize,
         rows: Range<usize>,
         span: usize,
+        queries: &[f32],
         ranges: &mut [[u8; 2]],
         states: &mut [f32],
     ) {
-        let config = self.weights.config();
-        let (hd, group) = (config.head_dim, config.gqa_group());
-        let attended = |row: usize| {
-            let all = config.attended(layer, self.rows[row].pos);
-            all.start.max(span * KV_SPAN)..all.end.min((span + 1) * KV_SPAN)
-        };
-        // Rows are in the order of their positions, and so are both ends of what they attend to.
-        let (start, end) = (attended(rows.start).start, attended(rows.end - 1).end);
-        if start >= end {
+        let (group, rows) = (self.config.gqa_group(), &self.index.rows[rows]);
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return;
-        }
-        let q_at = (kv_head * self.rows.len() + rows.start) * group * hd;
-        // SAFETY: written in the QKV phase, only read in this one.
-        let q = unsafe { self.buffers.q.read(q_at..q_at + rows.len() * group * hd) };
-        let ranges = &mut ranges[..rows.len() * group];
-        let seq = self.rows[rows.start].seq;
-        for tile in start / KV_TILE..end.div_ceil(KV_TILE) {
-            let first = tile * KV_TILE;
-            for (i, row) in rows.clone().enumerate() {
-                let all = attended(row);
-                let lo = all.start.max(first) - first;
-                let hi = all.end.min(first + KV_TILE).saturating_sub(first);
-                let range = if lo < hi {
-                    [lo as u8, hi as u8]
-                } else {
-                    [0, 0]
-                };
-                ranges[i * group..(i + 1) * group].fill(range);
+        };
+        let attended = |pos| self.config.attended(layer, pos);
+        // Positions rise from row to row, and with them both ends of what is attended to.
+        let all = attended(first.pos).start..attended(last.pos).end;
+        let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
+        for part in span_parts(all, span) {
+            for (row, ranges) in rows.iter().zip(ranges.chunks_exact_mut(group)) {
+                ranges.fill(clip(attended(row.pos), part.tile));
             }
-            let (page, _) = self.page(seq, first);
-            let part = |value| {
-                let at = self.kv.part(page, layer, kv_head, value);
-                // SAFETY: written in the QKV phase or in an earlier pass, only read in this one.
-                unsafe { self.kv.bytes().read(at) }
-            };
-            let (keys, values) = (part(false), part(true));
-            let kv = KvTile {
-                kv_type: self.kv.shape().kv_type,
-                head_dim: hd,
-                keys,
-                values,
-            };
+            let page = self.pages.page(first.seq, part.tile);
+            let page = &kv[page * page_bytes..(page + 1) * page_bytes];
+            let tile = geometry.tile(page, layer, kv_head);
+            let scale = self.config.attn_scale();
             self.kernels
-                .attend_tile(&kv, q, ranges, config.attn_scale(), states);
+                .attend_tile(&tile, queries, ranges, scale, states);
         }
     }
 
     /// Splits rows into runs of one sequence.
     fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-        let mut next = rows.start;
+        let mut rest = rows;
         std::iter::from_fn(move || {
-            let start = next;
-            let seq = self.rows[..rows.end].get(start)?.seq;
-            while next < rows.end && self.rows[next].seq == seq {
-                next += 1;
-            }
-            Some(start..next)
+            let seq = self.index.rows[rest.clone()].first()?.seq;
+            let n = self.index.rows[rest.clone()]
+                .iter()
+                .take_while(|r| r.seq == seq)
+                .count();
+            let run = rest.start..rest.start + n;
+            rest.start = run.end;
+            Some(run)
         })
     }
 }
 
+/// The positions `range` within a tile.
+fn clip(range: Range<usize>, tile: usize) -> [u8; 2] {
+    let within = |pos: usize| pos.saturating_sub(tile * KV_TILE).min(KV_TILE) as u8;
+    [within(range.start), within(range.end)]
+}
+
 impl Worker<'_> {
-    pub(super) fn attend(&mut self, layer: usize) {
-        let pass = self.pass;
-        let config = pass.weights.config();
-        let (n_rows, n_kv) = (pass.rows.len(), config.n_kv_heads);
-        let per_row = config.gqa_group() * pass.state_len();
-        let scratch = &mut *self.scratch;
-        if n_rows <= SPLIT_ROWS {
-            for unit in self.member.share(pass.n_spans() * n_kv) {
-                let (span, kv_head) = (unit / n_kv, unit % n_kv);
-                // SAFETY: this thread owns the span of the KV head in this phase.
-                let states = unsafe { pass.buffers.partials.write(pass.partials(span, kv_head)) };
-                states.chunks_exact_mut(pass.state_len()).for_each(clear);
-                for run in pass.runs(0..n_rows) {
-                    let states = &mut states[run.start * per_row..run.end * per_row];
-                    pass.attend_span(layer, kv_head, run, span, &mut scratch.ranges, states);
-                }
-            }
-            return;
+    pub(super) fn attend(&self, layer: usize) {
+        match self.job.shape.attend {
+            AttendBy::Rows { block_rows } => self.attend_rows(layer, block_rows),
+            AttendBy::Spans { .. } => self.attend_slots(layer),
         }
-        let n_blocks = n_rows.div_ceil(ROW_BLOCK);
-        for unit in self.member.share(n_blocks * n_kv) {
-            let (block, kv_head) = (unit / n_kv, unit % n_kv);
-            let rows = block * ROW_BLOCK..n_rows.min((block + 1) * ROW_BLOCK);
-            for run in pass.runs(rows) {
-                self.attend_rows(layer, kv_head, run);
+    }
+
+    /// Units of a slot and a KV head.
+    fn attend_slots(&self, layer: usize) {
+        let (job, turn, config) = (self.job, &self.turn, self.job.config);
+        let (n_kv_heads, group, len) = (config.n_kv_heads, config.gqa_group(), job.state_len());
+        let Scratch { ranges, .. } = turn.own(&job.scratch);
+        let (q, kv) = (turn.read(&job.q), turn.read(&job.kv));
+        let mut states = turn.part(&job.states);
+        for unit in turn.units() {
+            let (slot, kv_head) = (unit / n_kv_heads, unit % n_kv_heads);
+            let heads = kv_head * group..(kv_head + 1) * group;
+            let Slot { row, span } = job.index.slots[slot];
+            let states = states.row(slot, heads.start * len..heads.end * len);
+            states.chunks_exact_mut(len).for_each(clear);
+            let at = (row * config.n_heads + heads.start) * config.head_dim;
+            let queries = &q[at..at + group * config.head_dim];
+            let ranges = &mut ranges[..group];
+            job.attend_span(
+                kv,
+                layer,
+                kv_head,
+                row..row + 1,
+                span,
+                queries,
+                ranges,
+                states,
+            );
+        }
+    }
+
+    /// The slots of each row and head, merged into the attention result.
+    pub(super) fn merge_spans(&self) {
+        let (job, turn) = (self.job, &self.turn);
+        let (n_heads, hd, len) = (job.config.n_heads, job.config.head_dim, job.state_len());
+        let Scratch { states: total, .. } = turn.own(&job.scratch);
+        let total = &mut total[..len];
+        let states = turn.read(&job.states);
+        let mut out = turn.part(&job.attn.floats);
+        for unit in turn.units() {
+            let (row, head) = (unit / n_heads, unit % n_heads);
+            clear(total);
+            for slot in job.index.slots_of(row) {
+                let at = (slot * n_heads + head) * len;
+                job.kernels.merge(total, &states[at..at + len]);
+            }
+            job.kernels
+                .finish(total, out.row(row, head * hd..(head + 1) * hd));
+        }
+    }
+
+    /// Units of a block of rows and a KV head.
+    fn attend_rows(&self, layer: usize, block_rows: usize) {
+        let (job, turn, config) = (self.job, &self.turn, self.job.config);
+        let (n_kv_heads, group, hd) = (config.n_kv_heads, config.gqa_group(), config.head_dim);
+        let len = job.state_len();
+        let scratch = turn.own(&job.scratch);
+        let q = turn.read(&job.q);
+        let mut out = turn.part(&job.attn.floats);
+        for unit in turn.units() {
+            let (block, kv_head) = (unit / n_kv_heads, unit % n_kv_heads);
+            let rows = block * block_rows..((block + 1) * block_rows).min(job.shape.n_rows);
+            for run in job.runs(rows) {
+                let queries = &mut scratch.queries[..run.len() * group * hd];
+                gather(
+                    q,
+                    config.n_heads * hd,
+                    run.clone(),
+                    kv_head * group * hd,
+                    queries,
+                );
+                let total = self.attend_run(turn, layer, kv_head, run.clone(), scratch);
+                for (i, state) in total.chunks_exact(len).enumerate() {
+                    let (row, head) = (run.start + i / group, kv_head * group + i % group);
+                    job.kernels
+                        .finish(state, out.row(row, head * hd..(head + 1) * hd));
+                }
             }
         }
     }
 
-    /// All spans of some rows of one sequence, and the attention output.
-    fn attend_rows(&mut self, layer: usize, kv_head: usize, rows: Range<usize>) {
-        let pass = self.pass;
-        let config = pass.weights.config();
-        let (hd, group, len) = (config.head_dim, config.gqa_group(), pass.state_len());
-        let n = rows.len() * group * len;
-        let scratch = &mut *self.scratch;
-        let (total, rest) = scratch.states.split_at_mut(n);
-        let states = &mut rest[..n];
+    /// All spans of the queries in `scratch`, of rows of one sequence; gives their states.
+    fn attend_run<'s>(
+        &self,
+        turn: &Turn<'_>,
+        layer: usize,
+        kv_head: usize,
+        rows: Range<usize>,
+        scratch: &'s mut Scratch,
+    ) -> &'s [f32] {
+        let (job, len) = (self.job, self.job.state_len());
+        let kv = turn.read(&job.kv);
+        let n = rows.len() * job.config.gqa_group();
+        let queries = &scratch.queries[..n * job.config.head_dim];
+        let ranges = &mut scratch.ranges[..n];
+        let half = scratch.states.len() / 2;
+        let (total, states) = scratch.states.split_at_mut(half);
+        let (total, states) = (&mut total[..n * len], &mut states[..n * len]);
         total.chunks_exact_mut(len).for_each(clear);
-        let first = config.attended(layer, pass.rows[rows.start].pos).start / KV_SPAN;
-        for span in first..pass.rows[rows.end - 1].pos / KV_SPAN + 1 {
+        let pos = |row: usize| job.index.rows[row].pos;
+        let start = job.config.attended(layer, pos(rows.start)).start;
+        for span in spans(&(start..pos(rows.end - 1) + 1)) {
             states.chunks_exact_mut(len).for_each(clear);
-            pass.attend_span(
+            job.attend_span(
+                kv,
                 layer,
                 kv_head,
                 rows.clone(),
                 span,
-                &mut scratch.ranges,
+                queries,
+                ranges,
                 states,
             );
             for (into, from) in total.chunks_exact_mut(len).zip(states.chunks_exact(len)) {
-                pass.kernels.merge(into, from);
+                job.kernels.merge(into, from);
             }
         }
-        let k = pass.buffers.acts_q.n_blocks * chaski_quant::BLOCK;
-        for (i, state) in total.chunks_exact(len).enumerate() {
-            let (row, head) = (rows.start + i / group, kv_head * group + i % group);
-            let at = row * k + head * hd;
-            // SAFETY: this thread owns the row's heads of this KV head in this phase.
-            let out = unsafe { pass.buffers.acts_q.floats.write(at..at + hd) };
-            pass.kernels.finish(state, out);
-        }
+        total
+    }
+}
+
+/// Copies the queries of one KV head together: `out` is `[rows, query of the group, head_dim]`.
+fn gather(q: &[f32], q_dim: usize, rows: Range<usize>, first: usize, out: &mut [f32]) {
+    let n = out.len() / rows.len();
+    for (row, out) in rows.zip(out.chunks_exact_mut(n)) {
+        out.copy_from_slice(&q[row * q_dim + first..][..n]);
     }
 }

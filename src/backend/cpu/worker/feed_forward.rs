@@ -2,36 +2,38 @@
 
 use chaski_quant::{BLOCK, TILE_ROWS};
 
-use super::{Poisoned, Prepared, Worker};
+use super::{Scratch, Worker};
 
-/// Tile pairs of gate and up in a unit: 32 rows, so that a unit writes whole activation blocks.
-const UNIT_PAIRS: usize = BLOCK / TILE_ROWS;
+/// Tiles of gate, and of up, in a unit: 32 rows, so that a unit writes whole activation blocks.
+const UNIT_TILES: usize = BLOCK / TILE_ROWS;
 
 impl Worker<'_> {
     /// Norm, gate and up, `silu(gate) * up`, quantised block by block by whoever made it.
-    pub(super) fn gate_and_up(&mut self, layer: usize) -> Result<(), Poisoned> {
-        let pass = self.pass;
-        let n_rows = pass.rows.len();
-        let weights = pass.weights.layer(layer);
-        let prepared = self.prepare_norm(
-            &weights.ffn_norm,
-            n_rows,
-            weights.gate_up.is_quantized(),
-            |i| i,
-        )?;
-        let (rows, out, _) = prepared.rows(&mut self.scratch);
-        let shared = &pass.buffers.acts_ffn;
-        let ffn_dim = pass.weights.config().ffn_dim;
+    pub(super) fn project_gate_up(&self, layer: usize) {
+        let (job, turn) = (self.job, &self.turn);
+        let (n_rows, weights) = (job.shape.n_rows, job.weights.layer(layer));
+        let scratch = turn.own(&job.scratch);
+        let (acts, out, _) = if job.shape.each_norms() {
+            self.norm_own(
+                scratch,
+                &weights.ffn_norm,
+                weights.gate_up.is_quantized(),
+                0,
+            )
+        } else {
+            let Scratch { out, head, .. } = scratch;
+            (job.norm.read(turn, n_rows), &mut out[..], &mut head[..])
+        };
         // Tiles 2i and 2i + 1 are gate's and up's tile i.
-        let run = pass.weights.pair_tiles(&weights.gate_up);
+        let run = job.weights.pair_tiles(&weights.gate_up);
         let quantize = weights.down.is_quantized();
-        for unit in self.member.share(shared.n_blocks) {
-            let first = unit * 2 * UNIT_PAIRS;
-            let last = (first + 2 * UNIT_PAIRS).min(run.n_tiles());
+        let (mut floats, mut codes) = (turn.part(&job.ffn.floats), job.ffn.codes(turn));
+        for unit in turn.units() {
+            let first = unit * 2 * UNIT_TILES;
+            let last = (first + 2 * UNIT_TILES).min(run.n_tiles());
             let out = &mut out[..(last - first) * n_rows * TILE_ROWS];
-            pass.kernels.matmul(&run.slice(first..last), &rows, out);
-            let columns = unit * BLOCK..ffn_dim.min((unit + 1) * BLOCK);
-            let n = columns.len();
+            job.kernels.matmul(&run.slice(first..last), &acts, out);
+            let n = (job.config.ffn_dim - unit * BLOCK).min(BLOCK);
             for row in 0..n_rows {
                 let (mut gate, mut up) = ([0.0; BLOCK], [0.0; BLOCK]);
                 for pair in 0..(last - first) / 2 {
@@ -41,25 +43,21 @@ impl Worker<'_> {
                     gate[to.clone()].copy_from_slice(lanes(2 * pair));
                     up[to].copy_from_slice(lanes(2 * pair + 1));
                 }
-                // SAFETY: this thread owns block `unit` of every row in this phase. The columns past
-                // `ffn_dim` are never written and stay zero.
-                let floats = unsafe { &mut shared.floats_block_mut(row, unit)[..n] };
-                pass.kernels.swiglu(&gate[..n], &up[..n], floats);
+                // The columns past `ffn_dim` are never written and stay zero.
+                let floats = floats.row(row, unit * BLOCK..(unit + 1) * BLOCK);
+                job.kernels.swiglu(&gate[..n], &up[..n], &mut floats[..n]);
                 if quantize {
-                    // SAFETY: as above; `floats` is not used any more.
-                    pass.kernels
-                        .quantize_row(unsafe { shared.row_mut(row, unit, 1) });
+                    codes.quantize(job.kernels, row, unit, floats);
                 }
             }
         }
-        Ok(())
     }
 
     /// Down matrix, added to `x`.
-    pub(super) fn project_down(&mut self, layer: usize) {
-        let pass = self.pass;
-        // SAFETY: written in the phase before, only read in this one.
-        let rows = unsafe { pass.buffers.acts_ffn.rows(pass.rows.len()) };
-        self.add_product(&pass.weights.layer(layer).down, &Prepared::Shared(rows));
+    pub(super) fn project_down(&self, layer: usize) {
+        let (job, turn) = (self.job, &self.turn);
+        let acts = job.ffn.read(turn, job.shape.n_rows);
+        let scratch = turn.own(&job.scratch);
+        self.add_product(&job.weights.layer(layer).down, &acts, &mut scratch.out);
     }
 }

@@ -1,0 +1,283 @@
+//! One call of the backend: check the rows, find their pages, let the team walk.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use chaski_models::{
+    Backend, BackendError, Config, Row,
+    forward::{RowLimits, check_rows, kv::KvGeometry, kv::spans},
+};
+
+use super::{
+    buffers::{Buffers, PassLimits, ROW_BLOCK, RowIndex, Slot},
+    kv::KvCache,
+    schedule::{AttendBy, Buf, Shape},
+    shared::view::Pass,
+    team::{Team, TeamError},
+    worker::{ActViews, Job, work},
+};
+use crate::model::Model;
+
+/// Work units of attention that a pass of many rows is cut into, at least, if it has as many rows.
+const ATTEND_UNITS: usize = 64;
+
+/// A model on the CPU, with the KV cache of some sequences.
+///
+/// Everything is allocated by [`CpuBackend::new`]; [`Backend::forward`] allocates nothing and takes
+/// no lock. The logits of a row are the same bits whatever the number of threads, the other rows of
+/// the call, and the calls that stored the positions before it.
+#[derive(Debug)]
+pub struct CpuBackend {
+    model: Arc<Model>,
+    limits: PassLimits,
+    team: Team,
+    buffers: Buffers,
+    kv: KvCache,
+}
+
+/// Bytes that a [`CpuBackend`] allocates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuBytes {
+    /// Keys and values.
+    pub kv_cache: u64,
+    /// What all threads share.
+    pub activations: u64,
+    /// What each thread has for itself, all threads together.
+    pub scratch: u64,
+}
+
+impl CpuBackend {
+    /// Allocates everything and starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// If the threads cannot be started.
+    pub fn new(model: &Arc<Model>, limits: &PassLimits) -> Result<Self, TeamError> {
+        let limits = PassLimits {
+            threads: limits.threads.max(1),
+            ..*limits
+        };
+        let geometry = KvGeometry::new(model.config(), limits.kv_type);
+        let n_pages = limits.n_seqs * KvGeometry::n_pages(limits.context_len);
+        Ok(Self {
+            team: Team::new(limits.threads, crate::os::n_cpus())?,
+            buffers: Buffers::new(model.config(), &limits),
+            kv: KvCache::new(geometry, n_pages, limits.n_seqs, limits.context_len),
+            limits,
+            model: Arc::clone(model),
+        })
+    }
+
+    /// Bytes that `new` with these arguments allocates, but for a few kilobytes of each thread
+    /// (its stack is the system's).
+    pub fn bytes(config: &Config, limits: &PassLimits) -> CpuBytes {
+        let (activations, own) = Buffers::bytes(config, limits);
+        let geometry = KvGeometry::new(config, limits.kv_type);
+        let n_pages = limits.n_seqs * KvGeometry::n_pages(limits.context_len);
+        let kv = KvCache::bytes(&geometry, n_pages, limits.n_seqs, limits.context_len);
+        CpuBytes {
+            kv_cache: kv as u64,
+            activations,
+            scratch: own * limits.threads.max(1) as u64,
+        }
+    }
+
+    /// The model.
+    pub const fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// How large passes may be.
+    pub const fn limits(&self) -> &PassLimits {
+        &self.limits
+    }
+
+    /// Positions stored of sequence `seq`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such sequence.
+    pub fn n_stored(&self, seq: usize) -> usize {
+        self.kv.pages().len(seq)
+    }
+
+    /// Forgets the positions of sequence `seq` from `len` on.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such sequence.
+    pub fn truncate(&mut self, seq: usize, len: usize) {
+        self.kv.truncate(seq, len);
+    }
+
+    /// Makes sequence `to` begin as the first `len` positions of sequence `from`. The pages are
+    /// shared until one of the two writes into them.
+    ///
+    /// # Panics
+    ///
+    /// If `from` has fewer positions stored, or the sequences are the same.
+    pub fn fork(&mut self, from: usize, to: usize, len: usize) {
+        self.kv.fork(from, to, len);
+    }
+
+    /// Takes pages for the rows.
+    fn reserve(&mut self, rows: &[Row]) -> Result<(), BackendError> {
+        for (i, row) in rows.iter().enumerate() {
+            // The first row of its sequence: rows of a sequence are consecutive positions.
+            if rows[..i].iter().any(|r| r.seq == row.seq) {
+                continue;
+            }
+            let n = rows[i..].iter().filter(|r| r.seq == row.seq).count();
+            self.kv
+                .reserve(row.seq, row.pos..row.pos + n)
+                .map_err(|full| BackendError::KvFull {
+                    n_pages: full.n_pages,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Gives the pages of the rows back.
+    fn forget(&mut self, rows: &[Row]) {
+        for row in rows.iter().rev() {
+            self.kv.truncate(row.seq, row.pos);
+        }
+    }
+
+    fn run(&mut self, rows: &[Row], logits: &mut [f32]) -> Result<(), BackendError> {
+        let Self {
+            model,
+            team,
+            buffers,
+            kv,
+            ..
+        } = self;
+        let (weights, config) = (model.weights(), model.config());
+        buffers.index.set(config, rows, buffers.max_slots);
+        let Buffers {
+            x,
+            rope,
+            norm,
+            q,
+            states,
+            attn,
+            ffn,
+            scratch,
+            index,
+            ..
+        } = buffers;
+        let geometry = *kv.geometry();
+        let (kv_bytes, pages) = kv.parts_mut();
+        let pass = Pass::new(Shape {
+            n_workers: team.n_threads(),
+            n_rows: rows.len(),
+            n_head_rows: index.head_rows.len(),
+            attend: attend_by(config, rows.len(), index.slots.len()),
+            dim: config.dim,
+            ffn_dim: config.ffn_dim,
+            n_heads: config.n_heads,
+            vocab_size: config.vocab_size,
+            kv: geometry,
+            n_pages: pages.n_pages(),
+        });
+        let not_finite = AtomicUsize::new(usize::MAX);
+        let job = Job {
+            weights,
+            config,
+            kernels: model.kernels(),
+            shape: pass.shape(),
+            index,
+            pages,
+            x: pass.view(Buf::X, x),
+            rope: pass.view(Buf::Rope, rope),
+            norm: ActViews::new(&pass, Buf::Norm, norm),
+            q: pass.view(Buf::Q, q),
+            kv: pass.view(Buf::Kv, kv_bytes),
+            states: pass.view(Buf::States, states),
+            attn: ActViews::new(&pass, Buf::Attn, attn),
+            ffn: ActViews::new(&pass, Buf::Ffn, ffn),
+            logits: pass.view(Buf::Logits, logits),
+            scratch: pass.view(Buf::Scratch, scratch),
+            not_finite: &not_finite,
+        };
+        let done = pass.run(team, |turn| work(&job, turn));
+        done.map_err(|error| BackendError::Panicked {
+            message: error.to_string(),
+        })?;
+        match not_finite.load(Ordering::Relaxed) {
+            usize::MAX => Ok(()),
+            at => Err(BackendError::NotFinite {
+                row: job.index.head_rows[at / config.vocab_size],
+                token: ((at % config.vocab_size) as u32).into(),
+            }),
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn forward(&mut self, rows: &[Row], logits: &mut [f32]) -> Result<(), BackendError> {
+        let limits = RowLimits {
+            max_rows: self.limits.rows,
+            n_seqs: self.limits.n_seqs,
+            context_len: self.limits.context_len,
+            vocab_size: self.model.config().vocab_size,
+        };
+        check_rows(rows, logits.len(), &limits, |seq| self.kv.pages().len(seq))?;
+        let done = self.reserve(rows).and_then(|()| self.run(rows, logits));
+        if done.is_err() {
+            self.forget(rows);
+        }
+        done
+    }
+}
+
+/// How attention is cut into units, by the sizes of the pass alone.
+fn attend_by(config: &Config, n_rows: usize, n_slots: usize) -> AttendBy {
+    if n_slots > 0 {
+        return AttendBy::Spans { n_slots };
+    }
+    let block_rows = n_rows * config.n_kv_heads / ATTEND_UNITS;
+    AttendBy::Rows {
+        block_rows: block_rows.clamp(1, ROW_BLOCK),
+    }
+}
+
+impl RowIndex {
+    /// Describes `rows`. Slots are only listed where attention is to be shared out by spans: in a
+    /// pass of few rows, one of which has several spans.
+    fn set(&mut self, config: &Config, rows: &[Row], max_slots: usize) {
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        self.head_rows.clear();
+        self.head_rows
+            .extend((0..rows.len()).filter(|&i| rows[i].logits));
+        self.slots.clear();
+        self.first_slots.clear();
+        // Layers without a window attend to the most.
+        let widest = (0..config.n_layers)
+            .find(|&l| config.window(l).is_none())
+            .unwrap_or(0);
+        let spans_of = |row: &Row| spans(&config.attended(widest, row.pos));
+        let n_slots: usize = rows.iter().map(|row| spans_of(row).len()).sum();
+        if rows.len() >= ROW_BLOCK || n_slots == rows.len() || n_slots > max_slots {
+            return;
+        }
+        for (i, row) in rows.iter().enumerate() {
+            self.first_slots.push(self.slots.len());
+            self.slots
+                .extend(spans_of(row).map(|span| Slot { row: i, span }));
+        }
+    }
+
+    /// The slots of row `row`.
+    pub(super) fn slots_of(&self, row: usize) -> std::ops::Range<usize> {
+        let end = self
+            .first_slots
+            .get(row + 1)
+            .copied()
+            .unwrap_or(self.slots.len());
+        self.first_slots[row]..end
+    }
+}

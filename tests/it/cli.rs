@@ -1,0 +1,327 @@
+//! The command, as a user runs it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use chaski_models::testing::{CheckpointOptions, FloatType, Rng, Variant, write_checkpoint};
+use chaski_quant::container::Container;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a checkpoint in it, and a cache of its own.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new(variant: Variant) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = CheckpointOptions {
+            float_type: FloatType::BF16,
+            n_shards: 1,
+            tokenizer: true,
+        };
+        write_checkpoint(&dir.path().join("tiny"), variant, &options).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env("CHASKI_CACHE", self.path().join("cache"))
+            .env_remove("CHASKI_THREADS")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{args:?}: {}\n{err}", out.status);
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Standard error of a command that must fail with `status`.
+    fn fails(&self, args: &[&str], status: i32) -> String {
+        let out = self.run(args);
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(status), "{args:?}\n{err}");
+        assert!(!err.contains("panicked"), "{args:?}\n{err}");
+        err
+    }
+}
+
+#[test]
+fn a_checkpoint_is_converted_verified_inspected_and_run() {
+    let place = Place::new(Variant::Llama);
+    let report = place.json(&[
+        "convert", "tiny", "--quant", "q4", "-o", "m.chaski", "--json", "-t", "1",
+    ]);
+    assert_eq!(report["recipe"]["name"], "q4");
+    place.ok(&[
+        "convert", "tiny", "--quant", "q4", "-o", "n.chaski", "-t", "2",
+    ]);
+    let bytes = fs::read(place.path().join("m.chaski")).unwrap();
+    assert_eq!(
+        bytes,
+        fs::read(place.path().join("n.chaski")).unwrap(),
+        "threads change bytes"
+    );
+    assert!(place.ok(&["verify", "m.chaski"]).contains("ok"));
+    let shown = place.json(&["inspect", "m.chaski", "--json"]);
+    assert_eq!(shown["metadata"]["recipe"]["name"], "q4");
+    assert!(
+        place
+            .ok(&["inspect", "m.chaski", "--tensors"])
+            .contains("blk.0.attn_q")
+    );
+    let plan = place.json(&["plan", "m.chaski", "-c", "128", "--json"]);
+    assert_eq!(plan["context_len"], 128);
+    assert!(plan["kv_cache"].as_u64().unwrap() > 0);
+
+    let run = [
+        "run",
+        "m.chaski",
+        "ab",
+        "--raw",
+        "-n",
+        "6",
+        "--json",
+        "--logprobs",
+        "2",
+        "-s",
+        "5",
+    ];
+    let first = place.json(&run);
+    assert_eq!(first["token_ids"].as_array().unwrap().len(), 6, "{first}");
+    assert_eq!(first["tokens"][0]["top"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        place.json(&run)["token_ids"],
+        first["token_ids"],
+        "a seed reproduces"
+    );
+    let text = place.ok(&["run", "m.chaski", "ab", "--raw", "-n", "6", "-s", "5", "-q"]);
+    assert_eq!(
+        text.trim_end_matches('\n'),
+        first["text"].as_str().unwrap().trim_end_matches('\n')
+    );
+    // A chat prompt goes through the template.
+    let chat = place.json(&["run", "m.chaski", "ab", "-n", "2", "--temp", "0", "--json"]);
+    assert!(chat["prompt_tokens"].as_u64() > first["prompt_tokens"].as_u64());
+}
+
+#[test]
+fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
+    let place = Place::new(Variant::Qwen2);
+    let run = ["run", "tiny", "ab", "--raw", "-n", "3", "--temp", "0"];
+    let first = place.run(&run);
+    assert!(
+        String::from_utf8_lossy(&first.stderr).contains("converting"),
+        "{first:?}"
+    );
+    let again = place.run(&run);
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("converting"));
+    assert_eq!(first.stdout, again.stdout);
+    let table = place.ok(&[
+        "bench", "tiny", "--quants", "q4,q8", "-p", "8", "-n", "4", "-r", "2",
+    ]);
+    assert!(
+        table.contains("pp8") && table.contains("tg4") && table.contains(" q8 "),
+        "{table}"
+    );
+    let rows = place.json(&[
+        "bench", "tiny", "-p", "8", "-n", "0", "-r", "2", "-o", "json",
+    ]);
+    assert_eq!(rows[0]["n_prompt"], 8);
+    assert_eq!(rows[0]["samples_ns"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn perplexity_is_printed_as_llama_perplexity_does() {
+    let place = Place::new(Variant::Qwen3);
+    fs::write(place.path().join("text"), "ab ba abba baab ".repeat(40)).unwrap();
+    let args = [
+        "eval", "tiny", "--quant", "f32", "--text", "text", "--chunk", "32", "--chunks", "3",
+    ];
+    assert!(place.ok(&args).starts_with("PPL = "));
+    let json = place.json(&[&args[..], &["--json"]].concat());
+    // The last half of each chunk but its last position.
+    assert_eq!(json["scored"], 45);
+}
+
+#[test]
+fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    for (args, status, says) in [
+        (&["run"][..], 2, "MODEL"),
+        (&["convert", "tiny", "--quant", "q3"], 2, "q3"),
+        (
+            &["convert", "tiny", "--quant", "q8", "-o", "m.chaski"],
+            1,
+            "m.chaski",
+        ),
+        (&["convert", "m.chaski", "--quant", "q4"], 1, "already"),
+        (&["convert", "absent", "--quant", "q4"], 1, "smollm2"),
+        (&["run", "./absent.chaski", "x"], 1, "no such file"),
+        (&["run", "m.chaski", "--quant", "q4", "x"], 1, "fixed"),
+        (&["run", "m.chaski", "x", "--temp", "-1"], 1, "--temp"),
+        (&["run", "m.chaski", "x", "-c", "0"], 1, "context"),
+        (
+            &["run", "m.chaski", "ab ab ab ab", "--raw", "-c", "2"],
+            1,
+            "2: shorten",
+        ),
+        (&["run", "m.chaski", "x", "-t", "0"], 1, "threads"),
+        (&["run", "m.chaski", "-f", "absent"], 1, "absent"),
+        (&["eval", "m.chaski", "--text", "absent"], 1, "absent"),
+        (&["verify", "tiny/config.json"], 1, "sound"),
+        (&["run", "tiny/config.json", "x"], 1, "neither"),
+    ] {
+        let err = place.fails(args, status);
+        assert!(err.contains(says), "{args:?} should say {says}:\n{err}");
+    }
+    let mut file = fs::read(place.path().join("m.chaski")).unwrap();
+    let middle = file.len() / 2;
+    file[middle] ^= 4;
+    fs::write(place.path().join("bad.chaski"), file).unwrap();
+    let out = place.run(&["verify", "m.chaski", "bad.chaski"]);
+    assert_eq!(out.status.code(), Some(1));
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        text.contains("m.chaski: ok") && text.contains("bad.chaski: BAD"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_unknown_simd_level_names_the_levels_there_are() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let out = place
+        .command(&["run", "m.chaski", "x"])
+        .env("CHASKI_SIMD", "mmx")
+        .output()
+        .unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(err.contains("mmx") && err.contains("scalar"), "{err}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let mut child = place
+        .command(&["inspect", "m.chaski", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+/// What a killed or failed conversion may leave: nothing that opens.
+fn nothing_loads(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            assert!(Container::open(&path).is_err(), "{} loads", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_conversion_killed_at_any_moment_leaves_no_file_that_loads() {
+    let place = Place::new(Variant::LlamaUntied);
+    let target = place.path().join("out");
+    fs::create_dir(&target).unwrap();
+    let args = [
+        "convert",
+        "tiny",
+        "--quant",
+        "q4",
+        "-o",
+        "out/m.chaski",
+        "-q",
+    ];
+    let begin = Instant::now();
+    place.ok(&args);
+    let whole = begin.elapsed();
+    let want = fs::read(target.join("m.chaski")).unwrap();
+    let mut rng = Rng::new(7);
+    let mut killed = 0;
+    for _ in 0..50 {
+        fs::remove_dir_all(&target).unwrap();
+        fs::create_dir(&target).unwrap();
+        let mut child = place.command(&args).stderr(Stdio::null()).spawn().unwrap();
+        let wait = whole.as_micros() as u64 * (rng.next_u64() % 1000) / 1000;
+        thread::sleep(Duration::from_micros(wait));
+        // It may be done by then.
+        let _ = child.kill();
+        let done = child.wait().unwrap().success();
+        if target.join("m.chaski").exists() {
+            // Renamed: then it is whole, even if the process did not get to its end.
+            assert_eq!(fs::read(target.join("m.chaski")).unwrap(), want);
+            fs::remove_file(target.join("m.chaski")).unwrap();
+        } else {
+            assert!(!done);
+            killed += 1;
+        }
+        nothing_loads(&target);
+    }
+    assert!(killed > 0, "no conversion was killed in time");
+    place.ok(&[&args[..], &["--force"]].concat());
+    assert_eq!(
+        fs::read(target.join("m.chaski")).unwrap(),
+        want,
+        "a repeat gives other bytes"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_a_clear_error() {
+    let place = Place::new(Variant::Llama);
+    let small = place.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=128k", "tmpfs"])
+        .arg(&small)
+        .output();
+    if !mount.is_ok_and(|m| m.status.success()) {
+        println!("skipped: a small file system cannot be mounted here");
+        return;
+    }
+    let err = place.run(&["convert", "tiny", "--quant", "f32", "-o", "small/m.chaski"]);
+    let left: Vec<_> = fs::read_dir(&small).unwrap().collect();
+    let unmounted = Command::new("umount").arg(&small).status().unwrap();
+    let text = String::from_utf8(err.stderr).unwrap();
+    assert!(unmounted.success());
+    assert_eq!(err.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("m.chaski") && !text.contains("panicked"),
+        "{text}"
+    );
+    assert!(left.is_empty(), "{left:?}");
+}
