@@ -3,8 +3,9 @@
 use super::f16_at;
 
 /// What the codes stand for, ggml's `kvalues_iq4nl`.
-const GRID: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const GRID: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 
 /// `d[2] nibbles[16]`; byte `j` holds weights `j` and `j + 16`.
 pub(super) fn iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {

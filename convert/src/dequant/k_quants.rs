@@ -10,7 +10,13 @@ use super::f16_at;
 pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, codes) = (&block[..16], &block[16..80]);
     let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
-    for (s, (out, scale)) in out.as_chunks_mut::<16>().0.iter_mut().zip(scales).enumerate() {
+    for (s, (out, scale)) in out
+        .as_chunks_mut::<16>()
+        .0
+        .iter_mut()
+        .zip(scales)
+        .enumerate()
+    {
         let (h, j, part) = (s / 8, s % 8 / 2, s % 2);
         let dl = d * f32::from(scale & 0xf);
         let ml = dmin * f32::from(scale >> 4);
@@ -29,7 +35,11 @@ pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let d = f16_at(block, 108);
     for (s, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
         let (h, j, part) = (s / 8, s % 8 / 2, s % 2);
-        let low = if s < 8 { scales[s] & 0xf } else { scales[s - 8] >> 4 };
+        let low = if s < 8 {
+            scales[s] & 0xf
+        } else {
+            scales[s - 8] >> 4
+        };
         let upper = scales[8 + s % 4] >> (2 * (s / 4)) & 3;
         let dl = d * f32::from((low | upper << 4) as i8 - 32);
         let bytes = codes[32 * h + 16 * part..].iter().zip(&third[16 * part..]);
@@ -75,7 +85,10 @@ fn scale_min(packed: &[u8], s: usize) -> (u8, u8) {
         (packed[s] & 63, packed[s + 4] & 63)
     } else {
         let low = packed[s + 4];
-        (low & 0xf | packed[s - 4] >> 6 << 4, low >> 4 | packed[s] >> 6 << 4)
+        (
+            low & 0xf | packed[s - 4] >> 6 << 4,
+            low >> 4 | packed[s] >> 6 << 4,
+        )
     }
 }
 
@@ -86,7 +99,13 @@ fn scale_min(packed: &[u8], s: usize) -> (u8, u8) {
 pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let (nibbles, upper, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = f16_at(block, 208);
-    for (s, (out, &scale)) in out.as_chunks_mut::<16>().0.iter_mut().zip(scales).enumerate() {
+    for (s, (out, &scale)) in out
+        .as_chunks_mut::<16>()
+        .0
+        .iter_mut()
+        .zip(scales)
+        .enumerate()
+    {
         let (h, j, part) = (s / 8, s % 8 / 2, s % 2);
         let dl = d * f32::from(scale as i8);
         let low = &nibbles[64 * h + 32 * (j % 2) + 16 * part..];

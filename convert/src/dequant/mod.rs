@@ -65,7 +65,13 @@ const fn describe(
     block_bytes: usize,
     decode: fn(&[u8], &mut [f32]),
 ) -> Description {
-    Description { id, name, block_len, block_bytes, decode }
+    Description {
+        id,
+        name,
+        block_len,
+        block_bytes,
+        decode,
+    }
 }
 
 /// In the order of [`GgmlType`].
@@ -73,22 +79,46 @@ static TYPES: [Description; 15] = [
     describe(0, "F32", 1, 4, floats::f32_row),
     describe(1, "F16", 1, 2, floats::f16_row),
     describe(30, "BF16", 1, 2, floats::bf16_row),
-    describe(2, "Q4_0", 32, 18, |raw, out| each_block(raw, out, legacy::q4_0)),
-    describe(3, "Q4_1", 32, 20, |raw, out| each_block(raw, out, legacy::q4_1)),
-    describe(6, "Q5_0", 32, 22, |raw, out| each_block(raw, out, legacy::q5_0)),
-    describe(7, "Q5_1", 32, 24, |raw, out| each_block(raw, out, legacy::q5_1)),
-    describe(8, "Q8_0", 32, 34, |raw, out| each_block(raw, out, legacy::q8_0)),
-    describe(10, "Q2_K", 256, 84, |raw, out| each_block(raw, out, k_quants::q2_k)),
-    describe(11, "Q3_K", 256, 110, |raw, out| each_block(raw, out, k_quants::q3_k)),
-    describe(12, "Q4_K", 256, 144, |raw, out| each_block(raw, out, k_quants::q4_k)),
-    describe(13, "Q5_K", 256, 176, |raw, out| each_block(raw, out, k_quants::q5_k)),
-    describe(14, "Q6_K", 256, 210, |raw, out| each_block(raw, out, k_quants::q6_k)),
-    describe(20, "IQ4_NL", 32, 18, |raw, out| each_block(raw, out, iq4::iq4_nl)),
-    describe(23, "IQ4_XS", 256, 136, |raw, out| each_block(raw, out, iq4::iq4_xs)),
+    describe(2, "Q4_0", 32, 18, |raw, out| {
+        each_block(raw, out, legacy::q4_0)
+    }),
+    describe(3, "Q4_1", 32, 20, |raw, out| {
+        each_block(raw, out, legacy::q4_1)
+    }),
+    describe(6, "Q5_0", 32, 22, |raw, out| {
+        each_block(raw, out, legacy::q5_0)
+    }),
+    describe(7, "Q5_1", 32, 24, |raw, out| {
+        each_block(raw, out, legacy::q5_1)
+    }),
+    describe(8, "Q8_0", 32, 34, |raw, out| {
+        each_block(raw, out, legacy::q8_0)
+    }),
+    describe(10, "Q2_K", 256, 84, |raw, out| {
+        each_block(raw, out, k_quants::q2_k)
+    }),
+    describe(11, "Q3_K", 256, 110, |raw, out| {
+        each_block(raw, out, k_quants::q3_k)
+    }),
+    describe(12, "Q4_K", 256, 144, |raw, out| {
+        each_block(raw, out, k_quants::q4_k)
+    }),
+    describe(13, "Q5_K", 256, 176, |raw, out| {
+        each_block(raw, out, k_quants::q5_k)
+    }),
+    describe(14, "Q6_K", 256, 210, |raw, out| {
+        each_block(raw, out, k_quants::q6_k)
+    }),
+    describe(20, "IQ4_NL", 32, 18, |raw, out| {
+        each_block(raw, out, iq4::iq4_nl)
+    }),
+    describe(23, "IQ4_XS", 256, 136, |raw, out| {
+        each_block(raw, out, iq4::iq4_xs)
+    }),
 ];
 
 /// Names of ids that ggml uses, or has used, and that are not decoded here.
-const NOT_DECODED: [(u32, &str); 22] = [
+const NOT_DECODED: [(u32, &str); 26] = [
     (9, "Q8_1"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
@@ -111,6 +141,10 @@ const NOT_DECODED: [(u32, &str); 22] = [
     (32, "Q4_0_4_8"),
     (33, "Q4_0_8_8"),
     (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+    (41, "Q1_0"),
+    (42, "Q2_0"),
 ];
 
 /// Ids that ggml has withdrawn: files with them cannot be made any more.
@@ -178,7 +212,11 @@ impl GgmlType {
     /// Bytes of a row of `cols` weights; `None` where these are not whole blocks or do not fit `usize`.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
         let whole = cols.is_multiple_of(self.block_len());
-        if whole { (cols / self.block_len()).checked_mul(self.block_bytes()) } else { None }
+        if whole {
+            (cols / self.block_len()).checked_mul(self.block_bytes())
+        } else {
+            None
+        }
     }
 
     /// Decodes the blocks of `raw` to the weights of `out`, in order. Values that are not finite come out as they
@@ -189,7 +227,13 @@ impl GgmlType {
     /// If `raw` and `out` are not the same whole blocks: `raw.len() != row_bytes(out.len())`.
     pub fn dequantize(self, raw: &[u8], out: &mut [f32]) {
         let expected = self.row_bytes(out.len());
-        assert_eq!(Some(raw.len()), expected, "{} bytes for {} weights", self.name(), out.len());
+        assert_eq!(
+            Some(raw.len()),
+            expected,
+            "{} bytes for {} weights",
+            self.name(),
+            out.len()
+        );
         (self.description().decode)(raw, out);
     }
 }
@@ -256,7 +300,11 @@ mod tests {
         for (i, t) in GgmlType::ALL.into_iter().enumerate() {
             assert_eq!(t as usize, i);
             assert_eq!(GgmlType::from_id(t.id()), Ok(t));
-            assert_eq!(t.row_bytes(2 * t.block_len()), Some(2 * t.block_bytes()), "{t}");
+            assert_eq!(
+                t.row_bytes(2 * t.block_len()),
+                Some(2 * t.block_bytes()),
+                "{t}"
+            );
             assert_eq!(t.row_bytes(0), Some(0));
             if t.block_len() > 1 {
                 assert_eq!(t.row_bytes(t.block_len() + 1), None, "{t}");
@@ -270,10 +318,24 @@ mod tests {
     #[test]
     fn other_ids_are_named() {
         let text = |id| GgmlType::from_id(id).unwrap_err().to_string();
-        assert!(text(16).starts_with("type IQ2_XXS (id 16) cannot be converted; supported are F32,"));
-        assert!(text(4).starts_with("type id 4 was withdrawn"), "{}", text(4));
-        assert!(text(31).starts_with("type Q4_0_4_4 (id 31) was withdrawn"), "{}", text(31));
-        assert!(text(u32::MAX).starts_with("type id 4294967295 is unknown"), "{}", text(u32::MAX));
+        assert!(
+            text(16).starts_with("type IQ2_XXS (id 16) cannot be converted; supported are F32,")
+        );
+        assert!(
+            text(4).starts_with("type id 4 was withdrawn"),
+            "{}",
+            text(4)
+        );
+        assert!(
+            text(31).starts_with("type Q4_0_4_4 (id 31) was withdrawn"),
+            "{}",
+            text(31)
+        );
+        assert!(
+            text(u32::MAX).starts_with("type id 4294967295 is unknown"),
+            "{}",
+            text(u32::MAX)
+        );
     }
 
     #[test]
