@@ -23,6 +23,7 @@
 //!
 //! * [`source`]: rows of weights, a tokenizer, a config, whatever form they come in.
 //! * [`mapping`]: which tensor of the source is which of the model; nothing is left over.
+//! * [`dequant`]: GGUF's block types to floats.
 //! * [`Recipe`]: which role gets which quant type.
 //! * [`plan()`] tells what [`convert`] is going to do, [`Report`] what it did; both serialise to
 //!   JSON.
@@ -31,6 +32,7 @@
 //! bf16, f16, f32 or one of GGUF's block types; memory is below 512 MiB as long as 16 rows of every
 //! matrix are below 64 MiB.
 
+pub mod dequant;
 mod error;
 pub mod mapping;
 mod note;

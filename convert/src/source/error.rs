@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, path::PathBuf};
 
 use chaski_models::config::ConfigError;
 
-use super::hf::HfError;
+use super::{gguf::GgufError, hf::HfError};
 
 /// Why a source could not be opened or read.
 #[derive(Debug)]
@@ -54,6 +54,13 @@ pub enum SourceError {
     },
     /// The checkpoint directory is at fault.
     Hf(HfError),
+    /// The GGUF file is at fault.
+    Gguf {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: GgufError,
+    },
     /// [`decode`](super::Source::decode) was handed bytes or floats that are not whole rows of the
     /// tensor.
     NotWholeRows {
@@ -107,16 +114,19 @@ impl fmt::Display for SourceError {
                 path,
                 sentencepiece_only,
             } => {
-                write!(f, "{} has no tokenizer.json", path.display())?;
+                write!(f, "{} has no tokenizer", path.display())?;
                 if *sentencepiece_only {
                     f.write_str(
-                        ": its tokenizer.model is not read; load and save it with Hugging Face's \
+                        ".json: its tokenizer.model is not read; load and save it with Hugging Face's \
                          AutoTokenizer, which writes a tokenizer.json beside it",
                     )?;
                 }
                 Ok(())
             }
             Self::Hf(cause) => cause.fmt(f),
+            Self::Gguf { path, .. } => {
+                write!(f, "the GGUF file {} cannot be converted", path.display())
+            }
             Self::NotWholeRows {
                 tensor,
                 raw_bytes,
@@ -135,6 +145,7 @@ impl Error for SourceError {
             Self::Open { cause, .. } | Self::Read { cause, .. } => Some(cause),
             Self::Config { cause, .. } => Some(cause),
             Self::Hf(cause) => cause.source(),
+            Self::Gguf { cause, .. } => Some(cause),
             _ => None,
         }
     }

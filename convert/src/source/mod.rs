@@ -19,6 +19,7 @@ pub use read_at::ReadAt;
 
 mod error;
 
+pub mod gguf;
 pub mod hf;
 mod read_at;
 
@@ -173,6 +174,9 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     fs::File::open(path)
         .and_then(|f| f.take(8).read_to_end(&mut magic))
         .map_err(open_error)?;
+    if magic.starts_with(b"GGUF") {
+        return Ok(Box::new(gguf::GgufFile::open(path)?));
+    }
     Err(SourceError::NotACheckpoint {
         path: path.to_owned(),
         starts_with: magic,
