@@ -14,7 +14,8 @@ pub struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.line)?;
-        self.column.map_or(Ok(()), |column| write!(f, ", column {column}"))
+        self.column
+            .map_or(Ok(()), |column| write!(f, ", column {column}"))
     }
 }
 
@@ -88,14 +89,23 @@ impl fmt::Display for ChatError {
             }
             Self::TooMuchWork { place } => at("takes too many steps", place),
             Self::TooLong { max } => {
-                write!(f, "the chat template makes more than {max} bytes of this conversation")
+                write!(
+                    f,
+                    "the chat template makes more than {max} bytes of this conversation"
+                )
             }
             Self::NotATemplate { expected } => {
-                write!(f, "`chat_template` in tokenizer_config.json should be {expected}")
+                write!(
+                    f,
+                    "`chat_template` in tokenizer_config.json should be {expected}"
+                )
             }
             Self::NoDefault { names } => {
                 let names = names.join("`, `");
-                write!(f, "none of the chat templates `{names}` is called `default`")
+                write!(
+                    f,
+                    "none of the chat templates `{names}` is called `default`"
+                )
             }
         }
     }

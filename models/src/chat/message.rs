@@ -19,7 +19,11 @@ pub struct Message {
 impl Message {
     /// A message that is a text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Value::String(content.into()), extra: Map::new() }
+        Self {
+            role: role.into(),
+            content: Value::String(content.into()),
+            extra: Map::new(),
+        }
     }
 
     /// The system's instructions.
@@ -75,7 +79,10 @@ impl SpecialTokens {
     pub fn from_config(tokenizer_config: &Value) -> Self {
         let token = |key: &str| {
             let value = &tokenizer_config[key];
-            value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+            value
+                .as_str()
+                .or_else(|| value["content"].as_str())
+                .map(str::to_owned)
         };
         Self {
             bos: token("bos_token"),
@@ -93,7 +100,9 @@ impl SpecialTokens {
             ("unk_token", &self.unk),
             ("pad_token", &self.pad),
         ];
-        named.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)))
+        named
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, text.as_deref()?)))
     }
 }
 

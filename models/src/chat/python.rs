@@ -41,14 +41,22 @@ pub(super) fn tojson(
         _ => Some(" ".repeat(i64::try_from(indent)?.clamp(0, 64) as usize)),
     };
     let (item, key) = match separators.kind() {
-        ValueKind::Undefined | ValueKind::None => {
-            (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned())
-        }
+        ValueKind::Undefined | ValueKind::None => (
+            if indent.is_some() { "," } else { ", " }.to_owned(),
+            ": ".to_owned(),
+        ),
         _ => (separators.get_item_by_index(0)?.to_string(), {
             separators.get_item_by_index(1)?.to_string()
         }),
     };
-    let mut writer = JsonWriter { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
+    let mut writer = JsonWriter {
+        out: String::new(),
+        ensure_ascii,
+        indent,
+        item,
+        key,
+        sort_keys,
+    };
     writer.value(value, 0)?;
     state.consume_fuel(writer.out.len() as u64 / 16)?;
     Ok(Value::from(writer.out))
@@ -66,11 +74,16 @@ struct JsonWriter {
 impl JsonWriter {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deep"));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "tojson: nested too deep",
+            ));
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)?),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
@@ -177,7 +190,12 @@ fn number(value: &Value) -> Result<String, Error> {
         return Ok("NaN".to_owned());
     }
     if number.is_infinite() {
-        return Ok(if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned());
+        return Ok(if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned());
     }
     let scientific = format!("{number:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -190,8 +208,15 @@ fn number(value: &Value) -> Result<String, Error> {
     })
 }
 
-const DAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -217,13 +242,19 @@ fn date(days: i64) -> (i64, i64, i64) {
     let month = (5 * day + 2) / 153;
     let day_of_month = day - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + i64::from(month <= 2), month, day_of_month)
+    (
+        era * 400 + year + i64::from(month <= 2),
+        month,
+        day_of_month,
+    )
 }
 
 /// `datetime.now().strftime(format)` in the C locale; `None`: a code that is not known. A hyphen
 /// after the percent sign leaves the padding out.
 pub(super) fn strftime(now: Moment, format: &str) -> Option<String> {
-    let local = now.unix_seconds.checked_add(i64::from(now.utc_offset_seconds))?;
+    let local = now
+        .unix_seconds
+        .checked_add(i64::from(now.utc_offset_seconds))?;
     let (days, second_of_day) = (local.div_euclid(86_400), local.rem_euclid(86_400));
     if !(-719_000..=2_932_000).contains(&days) {
         return None; // years 1 to 9999
@@ -235,7 +266,11 @@ pub(super) fn strftime(now: Moment, format: &str) -> Option<String> {
         let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
         before[month as usize - 1] + day + i64::from(leap && month > 2)
     };
-    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, local.rem_euclid(60));
+    let (hour, minute, second) = (
+        second_of_day / 3600,
+        second_of_day / 60 % 60,
+        local.rem_euclid(60),
+    );
     let hour12 = (hour + 11) % 12 + 1;
     let mut out = String::new();
     let mut chars = format.chars();
@@ -251,7 +286,11 @@ pub(super) fn strftime(now: Moment, format: &str) -> Option<String> {
         }
         let mut padded = |number: i64, width: usize, fill: char| {
             let digits = number.to_string();
-            let missing = if pad { width.saturating_sub(digits.len()) } else { 0 };
+            let missing = if pad {
+                width.saturating_sub(digits.len())
+            } else {
+                0
+            };
             out.extend(std::iter::repeat_n(fill, missing));
             out.push_str(&digits);
         };
@@ -299,7 +338,10 @@ mod tests {
     use super::*;
 
     fn moment(unix_seconds: i64) -> Moment {
-        Moment { unix_seconds, utc_offset_seconds: 0 }
+        Moment {
+            unix_seconds,
+            utc_offset_seconds: 0,
+        }
     }
 
     #[test]
@@ -314,7 +356,10 @@ mod tests {
             let got = strftime(moment(seconds), "%Y-%m-%d %a %j %H:%M:%S").unwrap();
             assert_eq!(got, want, "{seconds}");
         }
-        let ahead = Moment { unix_seconds: 86_399, utc_offset_seconds: 3600 };
+        let ahead = Moment {
+            unix_seconds: 86_399,
+            utc_offset_seconds: 3600,
+        };
         assert_eq!(strftime(ahead, "%d %H").unwrap(), "02 00");
     }
 

@@ -23,12 +23,9 @@ impl TemplateSources {
     /// # Errors
     ///
     /// [`ChatError::NotATemplate`] where `chat_template` is something else.
-    pub fn find(
-        tokenizer_config: Option<&Value>,
-        jinja: Option<&str>,
-    ) -> Result<Self, ChatError> {
-        let default = |source: &str| {
-            Self { templates: [("default".to_owned(), source.to_owned())].into() }
+    pub fn find(tokenizer_config: Option<&Value>, jinja: Option<&str>) -> Result<Self, ChatError> {
+        let default = |source: &str| Self {
+            templates: [("default".to_owned(), source.to_owned())].into(),
         };
         if let Some(jinja) = jinja {
             return Ok(default(jinja));
@@ -44,9 +41,13 @@ impl TemplateSources {
                         expected: "a list of objects with `name` and `template`",
                     })
                 };
-                Ok(Self { templates: list.iter().map(entry).collect::<Result<_, _>>()? })
+                Ok(Self {
+                    templates: list.iter().map(entry).collect::<Result<_, _>>()?,
+                })
             }
-            Some(_) => Err(ChatError::NotATemplate { expected: "a text or a list" }),
+            Some(_) => Err(ChatError::NotATemplate {
+                expected: "a text or a list",
+            }),
         }
     }
 
@@ -61,7 +62,9 @@ impl TemplateSources {
         match tool_use.or_else(|| self.templates.get("default")) {
             Some(source) => Ok(Some(source)),
             None if self.templates.is_empty() => Ok(None),
-            None => Err(ChatError::NoDefault { names: self.templates.keys().cloned().collect() }),
+            None => Err(ChatError::NoDefault {
+                names: self.templates.keys().cloned().collect(),
+            }),
         }
     }
 }
@@ -91,15 +94,24 @@ mod tests {
         assert_eq!(found.pick(false).unwrap(), Some("a"));
         assert_eq!(found.pick(true).unwrap(), Some("b"));
         let config = json!({"chat_template": [entry("rag", "c")]});
-        let err = TemplateSources::find(Some(&config), None).unwrap().pick(false).unwrap_err();
-        assert_eq!(err.to_string(), "none of the chat templates `rag` is called `default`");
+        let err = TemplateSources::find(Some(&config), None)
+            .unwrap()
+            .pick(false)
+            .unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "none of the chat templates `rag` is called `default`"
+        );
     }
 
     #[test]
     fn anything_else_is_no_template() {
         for value in [json!(1), json!({}), json!([1]), json!([{"name": "x"}])] {
             let config = json!({"chat_template": value});
-            assert!(TemplateSources::find(Some(&config), None).is_err(), "{config}");
+            assert!(
+                TemplateSources::find(Some(&config), None).is_err(),
+                "{config}"
+            );
         }
     }
 }

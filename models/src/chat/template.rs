@@ -44,7 +44,10 @@ impl ChatTemplate {
     pub fn new(source: impl Into<String>, special: SpecialTokens) -> Result<Self, ChatError> {
         let source = with_generation_blocks(source.into());
         let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         env.set_syntax(syntax.map_err(|err| chat_error(err, ""))?);
         env.set_debug(true); // errors know their place
         env.set_recursion_limit(MAX_RECURSION);
@@ -52,7 +55,8 @@ impl ChatTemplate {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_filter("tojson", python::tojson);
         env.add_function("raise_exception", raise_exception);
-        env.add_template_owned(NAME, source.clone()).map_err(|err| chat_error(err, &source))?;
+        env.add_template_owned(NAME, source.clone())
+            .map_err(|err| chat_error(err, &source))?;
         Ok(Self { env, special })
     }
 
@@ -96,12 +100,17 @@ impl ChatTemplate {
         let now = options.now;
         env.add_function("strftime_now", move |format: String| {
             let failed = |detail: String| Error::new(ErrorKind::InvalidOperation, detail);
-            let now = now.ok_or_else(|| failed("strftime_now: the time is not known".to_owned()))?;
+            let now =
+                now.ok_or_else(|| failed("strftime_now: the time is not known".to_owned()))?;
             python::strftime(now, &format)
                 .ok_or_else(|| failed(format!("strftime_now: `{format}` cannot be written")))
         });
         let max = OUTPUT + OUTPUT_PER_BYTE * given_bytes;
-        let mut out = Bounded { text: Vec::new(), max, full: false };
+        let mut out = Bounded {
+            text: Vec::new(),
+            max,
+            full: false,
+        };
         let template = env.get_template(NAME).map_err(|err| chat_error(err, ""))?;
         let rendered = template.render_captured_to(Value::from_pairs(variables), &mut out);
         if out.full {
@@ -121,7 +130,10 @@ fn json_bytes(value: &serde_json::Value) -> usize {
         serde_json::Value::String(text) => text.len() + 8,
         serde_json::Value::Array(list) => list.iter().map(json_bytes).sum::<usize>() + 8,
         serde_json::Value::Object(map) => {
-            map.iter().map(|(key, value)| key.len() + json_bytes(value)).sum::<usize>() + 8
+            map.iter()
+                .map(|(key, value)| key.len() + json_bytes(value))
+                .sum::<usize>()
+                + 8
         }
         _ => 8,
     }
@@ -176,9 +188,15 @@ fn chat_error(err: Error, source: &str) -> ChatError {
     let mut deepest = None;
     while let Some(inner) = cause {
         if let Some(Raised(message)) = inner.downcast_ref() {
-            return ChatError::Raised { place, message: message.clone() };
+            return ChatError::Raised {
+                place,
+                message: message.clone(),
+            };
         }
-        if inner.downcast_ref::<Error>().is_some_and(|err| err.kind() == ErrorKind::OutOfFuel) {
+        if inner
+            .downcast_ref::<Error>()
+            .is_some_and(|err| err.kind() == ErrorKind::OutOfFuel)
+        {
             return ChatError::TooMuchWork { place };
         }
         deepest = Some(inner);
@@ -212,7 +230,9 @@ fn with_generation_blocks(source: String) -> String {
         let word_len = tag[word_at..]
             .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
             .unwrap_or(tag.len() - word_at);
-        let after = tag[word_at + word_len..].trim_start().trim_start_matches(['-', '+']);
+        let after = tag[word_at + word_len..]
+            .trim_start()
+            .trim_start_matches(['-', '+']);
         let stand_in = match &tag[word_at..word_at + word_len] {
             "generation" if after.starts_with("%}") => "with      ",
             "endgeneration" if after.starts_with("%}") => "endwith      ",
@@ -233,9 +253,18 @@ mod tests {
     #[test]
     fn generation_blocks_become_scopes_of_equal_length() {
         for (source, want) in [
-            ("{% generation %}a{% endgeneration %}", "{% with       %}a{% endwith       %}"),
-            ("{%-generation-%}{%+ endgeneration -%}", "{%-with      -%}{%+ endwith       -%}"),
-            ("{% set generation = 1 %}{% generations %}", "{% set generation = 1 %}{% generations %}"),
+            (
+                "{% generation %}a{% endgeneration %}",
+                "{% with       %}a{% endwith       %}",
+            ),
+            (
+                "{%-generation-%}{%+ endgeneration -%}",
+                "{%-with      -%}{%+ endwith       -%}",
+            ),
+            (
+                "{% set generation = 1 %}{% generations %}",
+                "{% set generation = 1 %}{% generations %}",
+            ),
             ("{% generation x %}{%", "{% generation x %}{%"),
             ("ä{%", "ä{%"),
         ] {
