@@ -6,7 +6,8 @@
 //! ```
 //!
 //! It is read only where the fast form does not fit, so its size counts and not its speed: deflate
-//! makes Llama 3's 9 MB a quarter, where lz4 leaves nearly half.
+//! makes a third of Llama 3's 6.6 MB, and `miniz_oxide` is the pure Rust one that `std` itself unwinds
+//! with.
 
 use miniz_oxide::{
     deflate::compress_to_vec_zlib,

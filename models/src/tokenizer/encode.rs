@@ -79,11 +79,11 @@ impl Tokenizer {
     }
 
     fn encode_piece(&self, piece: &str, out: &mut Output) {
-        if self.spec.ignore_merges {
-            if let Some(id) = self.vocab.find(piece.as_bytes()) {
-                out.ids.push(TokenId(id));
-                return;
-            }
+        if self.spec.ignore_merges
+            && let Some(id) = self.vocab.find(piece.as_bytes())
+        {
+            out.ids.push(TokenId(id));
+            return;
         }
         if !self.words_are_apart {
             self.encode_word(piece, out);

@@ -13,7 +13,7 @@
 //! use chaski_models::tokenizer::{DecodeOptions, Specials, StreamDecoder, Tokenizer};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let json = br#"{
+//! let json = r#"{
 //!   "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
 //!   "added_tokens": [{"id": 4, "content": "<end>", "single_word": false, "lstrip": false,
 //!                     "rstrip": false, "normalized": false, "special": true}],
@@ -27,7 +27,7 @@
 //!             "byte_fallback": false, "ignore_merges": false,
 //!             "vocab": {"a": 0, "b": 1, "ab": 2, "Ġ": 3}, "merges": ["a b"]}
 //! }"#;
-//! let tokenizer = Tokenizer::from_hf(json, None)?;
+//! let tokenizer = Tokenizer::from_hf(json.as_bytes(), None)?;
 //! let ids = tokenizer.encode("ab a<end>", Specials::Parse)?;
 //! assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [2, 3, 0, 4]);
 //!
