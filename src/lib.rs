@@ -56,7 +56,7 @@
 //! * [`sampler`], [`generate`], [`stop`]: from logits to an answer.
 //! * [`plan`]: the memory that a session takes, before it is made.
 //! * [`backend`]: the machines; [`os`]: what only some systems tell.
-//! * [`eval`], [`bench`], [`catalog`]: what the command line is made of.
+//! * [`eval`], [`mod@bench`], [`catalog`]: what the command line is made of.
 //!
 //! Limits: one sequence in a session (the backend takes several), models that fit the file's
 //! architectures, and CPUs of 64 bits.

@@ -1,6 +1,7 @@
 //! Memory is a contract: what `plan` says is what a session allocates, and nothing is allocated
 //! while tokens are computed. In a binary of its own, since it counts what the whole process does.
 #![allow(unsafe_code)] // an allocator that counts
+#![allow(clippy::unwrap_used)] // helpers of tests are no tests to clippy
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

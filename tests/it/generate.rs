@@ -187,7 +187,7 @@ fn an_answer_and_the_reading_of_a_text_can_be_cancelled() {
     let mut generation =
         Generation::new(&mut f.session, &mut sampler, &f.tokenizer, options).unwrap();
     let mut n = 0;
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
         n += usize::from(piece.unwrap().id.is_some());
         cancel.store(n == 3, Ordering::Relaxed);
     }

@@ -1,4 +1,5 @@
 //! Tests across the crates, in one binary.
+#![allow(clippy::unwrap_used)] // helpers of tests are no tests to clippy
 
 mod batch;
 mod cli;
