@@ -285,7 +285,6 @@ mod tests {
                 "model name",
             ),
         ] {
-            let text = text.replace("[[m.source]]", "[[m.source]]");
             let err = Catalog::parse(&text);
             match err {
                 // A renamed entry leaves `[[m.source]]` without its fields: also an error.

@@ -261,6 +261,7 @@ impl Talker {
         mut show: impl FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
         interrupt::reset();
+        self.session.set_cancel(Some(interrupt::flag()));
         let begin = Instant::now();
         let n_cached = self.session.set_text(prompt)?;
         let prompt_s = begin.elapsed().as_secs_f64();
@@ -280,7 +281,7 @@ impl Talker {
             options,
         )?;
         let (mut text, mut tokens, mut first) = (String::new(), Vec::new(), None);
-        while let Some(piece) = generation.next() {
+        for piece in generation.by_ref() {
             let piece = piece?;
             first.get_or_insert_with(|| begin.elapsed().as_secs_f64());
             show(&piece.text)?;

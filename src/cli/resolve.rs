@@ -116,7 +116,7 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
         out::note(format_args!("({note})"));
     }
     let mut options = ConvertOptions::new(Recipe::named(quant.name())?);
-    options.source_name = Some(name.clone());
+    options.source_name = Some(name);
     // Another process may have made the same file meanwhile: the same bytes.
     options.force = true;
     options.allow_missing_tokenizer = true;

@@ -116,5 +116,5 @@ fn read(from: impl Read) -> anyhow::Result<String> {
     if bytes.len() as u64 > MAX_PROMPT_BYTES {
         bail!("it is longer than {}", out::bytes(MAX_PROMPT_BYTES));
     }
-    Ok(String::from_utf8(bytes).context("it is not UTF-8")?)
+    String::from_utf8(bytes).context("it is not UTF-8")
 }

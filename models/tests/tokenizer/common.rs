@@ -37,10 +37,6 @@ pub(crate) fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::from_hf(fixture(name).as_bytes(), None).unwrap()
 }
 
-pub(crate) fn from_value(json: &Value) -> Tokenizer {
-    Tokenizer::from_hf(json.to_string().as_bytes(), None).unwrap()
-}
-
 pub(crate) fn numbers(ids: &[TokenId]) -> Vec<u32> {
     ids.iter().map(|id| id.0).collect()
 }

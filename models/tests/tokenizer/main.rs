@@ -1,4 +1,5 @@
 //! The tokenizer, against Hugging Face's own and against hostile files.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 mod equals_hf;
