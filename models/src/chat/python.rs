@@ -160,7 +160,7 @@ impl JsonWriter {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 '\0'..'\u{20}' => self.escape(c),
-                '\u{7f}'.. if self.ensure_ascii && c != '\u{7f}' => self.escape(c),
+                '\u{7f}'.. if self.ensure_ascii => self.escape(c),
                 c => self.out.push(c),
             }
         }
