@@ -53,8 +53,7 @@ fn table(level: Level) -> Option<&'static Kernels> {
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => crate::x86_64::avx2::is_available().then_some(&crate::x86_64::avx2::TABLE),
-        #[cfg(not(target_arch = "x86_64"))]
-        Level::ScalarFma | Level::Avx2 => None,
+        _ => None,
     }
 }
 
