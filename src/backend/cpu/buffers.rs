@@ -8,8 +8,9 @@ use chaski_quant::{
 
 /// Most query rows of a unit of attention.
 pub(super) const ROW_BLOCK: usize = 16;
-/// Tiles times rows of one call of the matrix kernel, where a unit does not need more.
-pub(super) const CALL_ROWS: usize = 1024;
+/// Tiles times rows of one call of the matrix kernel, where a unit does not need more: 8 tiles of a
+/// pass of 512 rows, so that activations which do not fit the caches are read once for 8 tiles.
+pub(super) const CALL_ROWS: usize = 4096;
 /// Slots (row, span of positions) whose attention states can be kept at once, if one row at the end
 /// of the context does not need more.
 const MIN_SLOTS: usize = 16;

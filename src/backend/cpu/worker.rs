@@ -8,7 +8,7 @@ mod attention;
 mod feed_forward;
 mod project;
 
-use std::sync::atomic::AtomicUsize;
+use std::{ops::Range, sync::atomic::AtomicUsize};
 
 use chaski_kernels_simd::Kernels;
 use chaski_models::{Config, Phases, Row, forward::walk, rope};
@@ -181,8 +181,36 @@ impl Worker<'_> {
     }
 }
 
-/// Multiplies this worker's tiles with `acts`, some tiles at a time, and hands each result to
-/// `sink(row, columns of it, results)`; columns past `cols` are padding and left out.
+/// Results of a matrix kernel, `[tile, row, 16]`, as columns of rows.
+struct Results<'o> {
+    out: &'o [f32],
+    n_rows: usize,
+}
+
+impl Results<'_> {
+    /// Walks the columns that `row` has from tile `first` on, as many as `to` is long, 16 at a time.
+    fn each<'t>(
+        &self,
+        row: usize,
+        first: usize,
+        to: &'t mut [f32],
+        mut each: impl FnMut(&'t mut [f32], &[f32]),
+    ) {
+        for (i, to) in to.chunks_mut(TILE_ROWS).enumerate() {
+            let at = ((first + i) * self.n_rows + row) * TILE_ROWS;
+            let n = to.len();
+            each(to, &self.out[at..at + n]);
+        }
+    }
+
+    /// Copies those columns.
+    fn copy(&self, row: usize, first: usize, to: &mut [f32]) {
+        self.each(row, first, to, |to, y| to.copy_from_slice(y));
+    }
+}
+
+/// Multiplies this worker's tiles with `acts`, some tiles at a time, and hands the results of each
+/// row to `sink(row, columns of it, results)`; columns past `cols` are padding and left out.
 fn product(
     kernels: &Kernels,
     turn: &Turn<'_>,
@@ -190,7 +218,7 @@ fn product(
     acts: &ActRows<'_>,
     out: &mut [f32],
     cols: usize,
-    mut sink: impl FnMut(usize, std::ops::Range<usize>, &[f32]),
+    mut sink: impl FnMut(usize, Range<usize>, &Results<'_>),
 ) {
     let (share, n_rows) = (turn.units().stretch(), acts.n_rows());
     let step = (CALL_ROWS / n_rows).max(1);
@@ -198,15 +226,10 @@ fn product(
         let last = (first + step).min(share.end);
         let out = &mut out[..(last - first) * n_rows * TILE_ROWS];
         kernels.matmul(&run.slice(first..last), acts, out);
-        if n_rows == 1 {
+        let results = Results { out, n_rows };
+        for row in 0..n_rows {
             let columns = first * TILE_ROWS..cols.min(last * TILE_ROWS);
-            sink(0, columns.clone(), &out[..columns.len()]);
-            continue;
-        }
-        for (i, lanes) in out.chunks_exact(TILE_ROWS).enumerate() {
-            let (tile, row) = (first + i / n_rows, i % n_rows);
-            let columns = tile * TILE_ROWS..cols.min((tile + 1) * TILE_ROWS);
-            sink(row, columns.clone(), &lanes[..columns.len()]);
+            sink(row, columns, &results);
         }
     }
 }

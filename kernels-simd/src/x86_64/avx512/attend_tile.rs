@@ -159,7 +159,10 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     out: &mut [Scores; N],
 ) {
     let n = kv.head_dim;
-    let q: [&[f32]; N] = std::array::from_fn(|i| &q[i * n..(i + 1) * n]);
+    let mut queries = [q; N];
+    for i in 0..N {
+        queries[i] = &q[i * n..(i + 1) * n];
+    }
     let mut d = [_mm512_setzero_ps(); G];
     if KV == Q8 {
         let scales = &kv.keys[KV_TILE * n..];
@@ -169,10 +172,12 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     }
     let mut acc = [[_mm512_setzero_ps(); N]; G];
     for c in 0..n {
-        let k: [__m512; G] =
-            std::array::from_fn(|g| load16::<KV>(kv.keys, ((first + g) * n + c) * LANES, d[g]));
+        let mut k = [_mm512_setzero_ps(); G];
+        for g in 0..G {
+            k[g] = load16::<KV>(kv.keys, ((first + g) * n + c) * LANES, d[g]);
+        }
         for i in 0..N {
-            let q = _mm512_set1_ps(q[i][c]);
+            let q = _mm512_set1_ps(queries[i][c]);
             for g in 0..G {
                 acc[g][i] = _mm512_fmadd_ps(q, k[g], acc[g][i]);
             }
@@ -279,8 +284,10 @@ fn values<const KV: u8, const N: usize, const C: usize>(
     }
     for j in common_lo..common_hi {
         let d = value_scale::<KV>(kv, j);
-        let v: [__m512; C] =
-            std::array::from_fn(|i| load16::<KV>(kv.values, j * kv.head_dim + c + i * LANES, d));
+        let mut v = [_mm512_setzero_ps(); C];
+        for i in 0..C {
+            v[i] = load16::<KV>(kv.values, j * kv.head_dim + c + i * LANES, d);
+        }
         for n in 0..N {
             let p = _mm512_set1_ps(p[n][j]);
             for i in 0..C {

@@ -52,11 +52,16 @@ fn rows<const B: usize, const N: usize>(
     out: &mut [f32],
     load: impl Fn(&[u8; B], usize) -> __m512 + Copy,
 ) {
-    let rows: [&[[f32; BLOCK]]; N] =
-        std::array::from_fn(|i| &x.floats(t + i).as_chunks().0[..blocks.len()]);
+    let mut rows: [&[[f32; BLOCK]]; N] = [&[]; N];
+    for i in 0..N {
+        rows[i] = &x.floats(t + i).as_chunks().0[..blocks.len()];
+    }
     let mut acc = [_mm512_setzero_ps(); N];
     for (b, block) in blocks.iter().enumerate() {
-        let x: [&[f32; BLOCK]; N] = std::array::from_fn(|i| &rows[i][b]);
+        let mut x = [&[0.0; BLOCK]; N];
+        for i in 0..N {
+            x[i] = &rows[i][b];
+        }
         for k in 0..BLOCK {
             let w = load(block, k * TILE_ROWS);
             for i in 0..N {

@@ -5,6 +5,9 @@
 //! with four activations that come broadcast from memory. With VBMI the codebook of Q4 and Q4H is
 //! looked up without masking the nibbles; all else is the same.
 //!
+//! Loops instead of `array::from_fn` and `map`: a closure that enables instructions is not inlined
+//! into a function that does not.
+//!
 //! What runs once for a row and is a small part of the work (rotation, stores to the KV cache,
 //! merging) is taken from `avx2`.
 

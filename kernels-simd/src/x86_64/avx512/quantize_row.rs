@@ -1,7 +1,7 @@
 //! Activations to 8 bits.
 
 use std::arch::x86_64::{
-    __m128i, __m512i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_dpbusd_epi32, _mm_set1_epi8,
+    __m128i, __m512, __m512i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_dpbusd_epi32, _mm_set1_epi8,
     _mm_setzero_si128, _mm_shuffle_epi32, _mm512_abs_ps, _mm512_castps_si512, _mm512_cvtepi32_epi8,
     _mm512_cvtps_epi32, _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_max_epu32, _mm512_set1_ps,
 };
@@ -18,11 +18,18 @@ fn sum_codes(codes: __m128i) -> i16 {
     _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x))) as i16
 }
 
+/// The bits of `|x|`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn magnitude(x: __m512) -> __m512i {
+    _mm512_castps_si512(_mm512_abs_ps(x))
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn quantize_block(x: &[f32; BLOCK], codes: &mut [i8; BLOCK]) -> (f32, [i16; 2]) {
     let x = [load_f32x16(x, 0), load_f32x16(x, 16)];
-    let [a, b]: [__m512i; 2] = x.map(|x| _mm512_castps_si512(_mm512_abs_ps(x)));
+    let (a, b) = (magnitude(x[0]), magnitude(x[1]));
     // Magnitudes compare as their bits do.
     let amax = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(a, b)));
     if amax < ACT_AMAX_MIN {

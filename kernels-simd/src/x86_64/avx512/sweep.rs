@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! up to 8 rows     for each block: unpack into 8 registers, one step for each row
-//! more             for each 16 blocks: unpack into a panel in the first-level cache,
-//!                  for each 8 rows: for each block: 8 vectors of the panel times 8 rows
+//! more             for each 256 rows, each 16 blocks, each tile: unpack into a panel in the
+//!                  first-level cache; for each 8 rows: for each block: 8 vectors times 8 rows
 //! ```
 //!
 //! A vector is 16 matrix rows by 4 weights, so lane = row throughout. A *step* adds one block times
@@ -12,7 +12,7 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_madd_epi16,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
@@ -29,6 +29,8 @@ const FEW_ROWS: usize = 8;
 /// save loads that cost nothing, and the compiler no longer unrolls their loop (with two scales for
 /// a row not even that of 8).
 const PANEL_ROWS: usize = 8;
+/// Rows whose activations stay in the second-level cache while all tiles of a call pass.
+const CHUNK_ROWS: usize = 256;
 /// Blocks of a panel: 8 KiB of codes.
 const PANEL_BLOCKS: usize = 16;
 
@@ -76,12 +78,11 @@ pub(super) fn sweep<const B: usize, const H: usize>(
     offset: i16,
     unpack: impl UnpackBlock<B, H>,
 ) {
+    if x.n_rows() > FEW_ROWS {
+        return many::<B, H>(w, x, out, offset, unpack);
+    }
     for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
-        let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
-        let (blocks, scales) = (
-            &blocks.as_chunks().0[..w.n_blocks()],
-            load_f32x16_le(scales, 0),
-        );
+        let (scales, blocks) = tile(w, i);
         match x.n_rows() {
             1 => few::<B, H, 1>(blocks, scales, x, out, unpack),
             2 => few::<B, H, 2>(blocks, scales, x, out, unpack),
@@ -90,10 +91,18 @@ pub(super) fn sweep<const B: usize, const H: usize>(
             5 => few::<B, H, 5>(blocks, scales, x, out, unpack),
             6 => few::<B, H, 6>(blocks, scales, x, out, unpack),
             7 => few::<B, H, 7>(blocks, scales, x, out, unpack),
-            FEW_ROWS => few::<B, H, FEW_ROWS>(blocks, scales, x, out, unpack),
-            _ => many::<B, H>(blocks, scales, x, out, offset, unpack),
+            _ => few::<B, H, FEW_ROWS>(blocks, scales, x, out, unpack),
         }
     }
+}
+
+/// Row scales and blocks of tile `i`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn tile<'a, const B: usize>(w: &TileRun<'a>, i: usize) -> (__m512, &'a [[u8; B]]) {
+    let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
+    let blocks = &blocks.as_chunks().0[..w.n_blocks()];
+    (load_f32x16_le(scales, 0), blocks)
 }
 
 /// `acc + isum * (bs * d)`.
@@ -139,12 +148,11 @@ fn few<const B: usize, const H: usize, const N: usize>(
     }
 }
 
-/// One tile times all rows, by panels.
+/// Every tile times many rows, by panels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn many<const B: usize, const H: usize>(
-    blocks: &[[u8; B]],
-    row_scales: __m512,
+    w: &TileRun<'_>,
     x: &ActRows<'_>,
     out: &mut [f32],
     offset: i16,
@@ -154,35 +162,73 @@ fn many<const B: usize, const H: usize>(
         bytes: [[[0; 64]; 8]; PANEL_BLOCKS],
         scales: [[[0.0; TILE_ROWS]; H]; PANEL_BLOCKS],
     };
-    for (i, part) in blocks.chunks(PANEL_BLOCKS).enumerate() {
-        for (b, block) in part.iter().enumerate() {
-            let w = unpack(block, true);
-            for g in 0..8 {
-                store_u8x64(&mut panel.bytes[b][g], w.bytes[g]);
-            }
-            for h in 0..H {
-                store_f32x16(&mut panel.scales[b][h], 0, w.scale[h]);
+    for from in (0..x.n_rows()).step_by(CHUNK_ROWS) {
+        let to = x.n_rows().min(from + CHUNK_ROWS);
+        for first in (0..w.n_blocks()).step_by(PANEL_BLOCKS) {
+            let last = w.n_blocks().min(first + PANEL_BLOCKS);
+            for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
+                let (row_scales, blocks) = tile(w, i);
+                fill(&mut panel, &blocks[first..last], unpack);
+                let row_scales = (last == w.n_blocks()).then_some(row_scales);
+                let out = &mut out[from * TILE_ROWS..to * TILE_ROWS];
+                groups(
+                    &panel,
+                    (first, last - first, row_scales),
+                    x,
+                    from,
+                    out,
+                    offset,
+                );
             }
         }
-        let first = i * PANEL_BLOCKS;
-        let last = (first + part.len() == blocks.len()).then_some(row_scales);
-        let run = (first, part.len(), last);
-        let (mut t, mut rest) = (0, &mut *out);
-        while !rest.is_empty() {
-            let n = (rest.len() / TILE_ROWS).min(if H == 1 { PANEL_ROWS } else { 6 });
-            let (out, after) = rest.split_at_mut(n * TILE_ROWS);
-            match n {
-                1 => group::<H, 1>(&panel, run, x, t, out, offset),
-                2 => group::<H, 2>(&panel, run, x, t, out, offset),
-                3 => group::<H, 3>(&panel, run, x, t, out, offset),
-                4 => group::<H, 4>(&panel, run, x, t, out, offset),
-                5 => group::<H, 5>(&panel, run, x, t, out, offset),
-                6 => group::<H, 6>(&panel, run, x, t, out, offset),
-                7 => group::<H, 7>(&panel, run, x, t, out, offset),
-                _ => group::<H, PANEL_ROWS>(&panel, run, x, t, out, offset),
-            }
-            (t, rest) = (t + n, after);
+    }
+}
+
+/// Unpacks up to 16 blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn fill<const B: usize, const H: usize>(
+    panel: &mut Panel<H>,
+    blocks: &[[u8; B]],
+    unpack: impl UnpackBlock<B, H>,
+) {
+    let to = panel.bytes.iter_mut().zip(&mut panel.scales);
+    for (block, (bytes, scales)) in blocks.iter().zip(to) {
+        let w = unpack(block, true);
+        for g in 0..8 {
+            store_u8x64(&mut bytes[g], w.bytes[g]);
         }
+        for h in 0..H {
+            store_f32x16(&mut scales[h], 0, w.scale[h]);
+        }
+    }
+}
+
+/// A panel times the rows from `t` on, as many as `out` has. `run`: see [`group`].
+#[inline(never)] // once for each number of scales, not for each type
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn groups<const H: usize>(
+    panel: &Panel<H>,
+    run: (usize, usize, Option<__m512>),
+    x: &ActRows<'_>,
+    mut t: usize,
+    out: &mut [f32],
+    offset: i16,
+) {
+    let rows = if H == 1 { PANEL_ROWS } else { 6 };
+    for out in out.chunks_mut(rows * TILE_ROWS) {
+        let n = out.len() / TILE_ROWS;
+        match n {
+            1 => group::<H, 1>(panel, run, x, t, out, offset),
+            2 => group::<H, 2>(panel, run, x, t, out, offset),
+            3 => group::<H, 3>(panel, run, x, t, out, offset),
+            4 => group::<H, 4>(panel, run, x, t, out, offset),
+            5 => group::<H, 5>(panel, run, x, t, out, offset),
+            6 => group::<H, 6>(panel, run, x, t, out, offset),
+            7 => group::<H, 7>(panel, run, x, t, out, offset),
+            _ => group::<H, PANEL_ROWS>(panel, run, x, t, out, offset),
+        }
+        t += n;
     }
 }
 
@@ -221,8 +267,13 @@ fn group<const H: usize, const N: usize>(
     }
     let blocks = panel.bytes.iter().zip(&panel.scales);
     for (b, (bytes, scales)) in blocks.enumerate().take(rows.n_blocks()) {
-        let w: [__m512i; 8] = std::array::from_fn(|g| load_u8x64(&bytes[g], 0));
-        let bs: [__m512; H] = std::array::from_fn(|h| load_f32x16(&scales[h], 0));
+        let (mut w, mut bs) = ([_mm512_setzero_si512(); 8], [_mm512_setzero_ps(); H]);
+        for g in 0..8 {
+            w[g] = load_u8x64(&bytes[g], 0);
+        }
+        for h in 0..H {
+            bs[h] = load_f32x16(&scales[h], 0);
+        }
         for i in 0..N {
             let (codes, d) = (rows.codes(i, b), rows.scale(i, b));
             for h in 0..H {

@@ -31,7 +31,11 @@ const CODEBOOK: [u8; 64] = {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q4_bytes(quants: &[u8; 256]) -> [__m512i; 8] {
     let codebook = _mm512_broadcast_i32x4(load_u8x16(&CODEBOOK, 0));
-    nibbles(quants).map(|codes| _mm512_shuffle_epi8(codebook, codes))
+    let mut bytes = nibbles(quants);
+    for bytes in &mut bytes {
+        *bytes = _mm512_shuffle_epi8(codebook, *bytes);
+    }
+    bytes
 }
 
 /// As [`q4_bytes`], by the permutation of 64 bytes, which needs no mask.

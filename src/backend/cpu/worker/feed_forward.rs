@@ -2,10 +2,13 @@
 
 use chaski_quant::{BLOCK, TILE_ROWS};
 
-use super::{Scratch, Worker};
+use super::{Results, Scratch, Worker};
+use crate::backend::cpu::buffers::CALL_ROWS;
 
 /// Tiles of gate, and of up, in a unit: 32 rows, so that a unit writes whole activation blocks.
 const UNIT_TILES: usize = BLOCK / TILE_ROWS;
+/// Units of one call of the matrix kernel.
+const MAX_UNITS: usize = 8;
 
 impl Worker<'_> {
     /// Norm, gate and up, `silu(gate) * up`, quantised block by block by whoever made it.
@@ -28,26 +31,29 @@ impl Worker<'_> {
         let run = job.weights.pair_tiles(&weights.gate_up);
         let quantize = weights.down.is_quantized();
         let (mut floats, mut codes) = (turn.part(&job.ffn.floats), job.ffn.codes(turn));
-        for unit in turn.units() {
-            let first = unit * 2 * UNIT_TILES;
-            let last = (first + 2 * UNIT_TILES).min(run.n_tiles());
-            let out = &mut out[..(last - first) * n_rows * TILE_ROWS];
-            job.kernels.matmul(&run.slice(first..last), &acts, out);
-            let n = (job.config.ffn_dim - unit * BLOCK).min(BLOCK);
+        let units = turn.units().stretch();
+        let step = (CALL_ROWS / (2 * UNIT_TILES * n_rows)).clamp(1, MAX_UNITS);
+        for first in units.clone().step_by(step) {
+            let last = (first + step).min(units.end);
+            let tiles = 2 * UNIT_TILES * first..(2 * UNIT_TILES * last).min(run.n_tiles());
+            let out = &mut out[..tiles.len() * n_rows * TILE_ROWS];
+            job.kernels.matmul(&run.slice(tiles), &acts, out);
+            // Of each pair of tiles the first is gate's.
+            let n = (job.config.ffn_dim - first * BLOCK).min((last - first) * BLOCK);
+            let pairs = Results {
+                out,
+                n_rows: 2 * n_rows,
+            };
             for row in 0..n_rows {
-                let (mut gate, mut up) = ([0.0; BLOCK], [0.0; BLOCK]);
-                for pair in 0..(last - first) / 2 {
-                    let lanes =
-                        |tile: usize| &out[(tile * n_rows + row) * TILE_ROWS..][..TILE_ROWS];
-                    let to = pair * TILE_ROWS..(pair + 1) * TILE_ROWS;
-                    gate[to.clone()].copy_from_slice(lanes(2 * pair));
-                    up[to].copy_from_slice(lanes(2 * pair + 1));
-                }
+                let (mut gate, mut up) = ([0.0; MAX_UNITS * BLOCK], [0.0; MAX_UNITS * BLOCK]);
+                let (gate, up) = (&mut gate[..n], &mut up[..n]);
+                pairs.copy(row, 0, gate);
+                pairs.copy(n_rows + row, 0, up);
                 // The columns past `ffn_dim` are never written and stay zero.
-                let floats = floats.row(row, unit * BLOCK..(unit + 1) * BLOCK);
-                job.kernels.swiglu(&gate[..n], &up[..n], &mut floats[..n]);
+                let floats = floats.row(row, first * BLOCK..last * BLOCK);
+                job.kernels.swiglu(gate, up, &mut floats[..n]);
                 if quantize {
-                    codes.quantize(job.kernels, row, unit, floats);
+                    codes.quantize(job.kernels, row, first, floats);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use chaski_quant::{BLOCK, TILE_ROWS, scalar::attention::KV_TILE};
 
-use super::{ActRows, Scratch, Worker, product};
+use super::{ActRows, Results, Scratch, Worker, product};
 use crate::weights::{Matrix, Projection};
 
 impl Worker<'_> {
@@ -43,10 +43,7 @@ impl Worker<'_> {
             job.kernels.matmul(&run, &acts, out);
             for (r, row) in job.index.rows.iter().enumerate() {
                 let (head, normed) = head.split_at_mut(hd);
-                for (tile, lanes) in head.chunks_mut(TILE_ROWS).enumerate() {
-                    let from = (tile * n_rows + r) * TILE_ROWS;
-                    lanes.copy_from_slice(&out[from..from + lanes.len()]);
-                }
+                Results { out, n_rows }.copy(r, 0, head);
                 if let Some(bias) = bias {
                     job.kernels.add(head, &bias[i * hd..(i + 1) * hd]);
                 }
@@ -126,9 +123,7 @@ impl Worker<'_> {
             out,
             job.config.dim,
             |row, columns, y| {
-                for (x, y) in x.row(row, columns).iter_mut().zip(y) {
-                    *x += y;
-                }
+                y.each(row, 0, x.row(row, columns), |x, y| job.kernels.add(x, y));
             },
         );
     }
@@ -160,11 +155,12 @@ impl Worker<'_> {
             out,
             vocab_size,
             |row, columns, y| {
-                if let Some(bad) = y.iter().position(|y| !y.is_finite()) {
-                    let at = row * vocab_size + columns.start + bad;
-                    job.not_finite.fetch_min(at, Ordering::Relaxed);
+                let first = row * vocab_size + columns.start;
+                let logits = logits.row(row, columns);
+                y.copy(row, 0, logits);
+                if let Some(bad) = logits.iter().position(|y| !y.is_finite()) {
+                    job.not_finite.fetch_min(first + bad, Ordering::Relaxed);
                 }
-                logits.row(row, columns).copy_from_slice(y);
             },
         );
     }
