@@ -84,9 +84,9 @@ const fn makes_container(instruction: &Instruction<'_>) -> bool {
         | Instruction::CallObject(_) => true,
         // Constants are as deep and as large as their source, and the arguments by name of a call are
         // gone after it.
-        Instruction::LoadConst(_)
-        | Instruction::BuildKwargs(_)
-        | Instruction::MergeKwargs(_) => false,
+        Instruction::LoadConst(_) | Instruction::BuildKwargs(_) | Instruction::MergeKwargs(_) => {
+            false
+        }
         Instruction::EmitRaw(_)
         | Instruction::StoreLocal(_)
         | Instruction::Lookup(_)

@@ -71,7 +71,7 @@ impl ChatTemplate {
         let mut env = Environment::new();
         env.set_debug(true); // errors know their place
         env.set_recursion_limit(MAX_RECURSION);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(python::method);
         env.add_filter("tojson", python::tojson);
         env.add_function("raise_exception", raise_exception);
         env.add_test("iterable", is_iterable);

@@ -70,21 +70,34 @@ fn compare(golden: &Golden, templates: &Path) {
         let got = template.render(&golden.conversations[&case.conversation], &options);
         match (case.text, &case.raised, got) {
             (Some(text), _, got) => {
-                assert_eq!(got.as_ref().ok(), Some(&golden.texts[text]), "{case:?}: {got:?}");
+                assert_eq!(
+                    got.as_ref().ok(),
+                    Some(&golden.texts[text]),
+                    "{case:?}: {got:?}"
+                );
                 rendered += 1;
             }
             (None, Some(want), Err(ChatError::Raised { message, place })) => {
                 assert_eq!(message, *want, "{case:?}");
-                assert!(place.is_some_and(|p| p.column.is_some()), "{case:?}: {place:?}");
+                assert!(
+                    place.is_some_and(|p| p.column.is_some()),
+                    "{case:?}: {place:?}"
+                );
                 raised += 1;
             }
             (None, None, Err(ChatError::Render { place, .. })) => {
-                assert!(place.is_some_and(|p| p.column.is_some()), "{case:?}: {place:?}");
+                assert!(
+                    place.is_some_and(|p| p.column.is_some()),
+                    "{case:?}: {place:?}"
+                );
             }
             (_, _, got) => panic!("{case:?}: {got:?}"),
         }
     }
-    assert!(rendered > 100 && raised > 0, "{rendered} texts, {raised} refusals");
+    assert!(
+        rendered > 100 && raised > 0,
+        "{rendered} texts, {raised} refusals"
+    );
 }
 
 #[test]
@@ -125,14 +138,23 @@ fn errors_tell_line_and_column() {
         ("a\n{{ messages", "at line 2"),
         ("a\nä {% if %}", "at line 2, column 9"),
         ("{% unknown %}", "at line 1, column 4"),
-        ("{% for m in messages %}\n{{ m.nothing.at_all }}\n{% endfor %}", "fails at line 2, column 5"),
+        (
+            "{% for m in messages %}\n{{ m.nothing.at_all }}\n{% endfor %}",
+            "fails at line 2, column 5",
+        ),
         ("\n\n {{ messages | no_filter }}", "at line 3, column"),
-        ("{{ raise_exception('no: ' ~ 1) }}", "refuses the conversation at line 1, column 4: no: 1"),
+        (
+            "{{ raise_exception('no: ' ~ 1) }}",
+            "refuses the conversation at line 1, column 4: no: 1",
+        ),
         ("{{ strftime_now('%Y') }}", "the time is not known"),
         ("{{ messages[0].content.no_method() }}", "no_method"),
     ] {
         let got = place(source);
-        assert!(got.contains(want), "{source}\n  {got}\n  should say: {want}");
+        assert!(
+            got.contains(want),
+            "{source}\n  {got}\n  should say: {want}"
+        );
     }
 }
 

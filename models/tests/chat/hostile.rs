@@ -75,7 +75,9 @@ fn a_source_as_long_as_it_may_be_does_not_overflow_the_stack() {
 #[test]
 fn values_that_grow_without_end_are_errors() {
     let loops = |body: &str| {
-        format!("{{% set ns = namespace(a=[], b='x', c=0) %}}{{% for i in range(100000) %}}{body}{{% endfor %}}")
+        format!(
+            "{{% set ns = namespace(a=[], b='x', c=0) %}}{{% for i in range(100000) %}}{body}{{% endfor %}}"
+        )
     };
     for source in [
         // Deeper and deeper.
@@ -100,23 +102,43 @@ fn values_that_grow_without_end_are_errors() {
         "{% set a = namespace() %}{% set a.a = a %}{{ a }}".to_owned(),
         "{% set a = namespace() %}{% set a.a = [a] %}{{ a }}".to_owned(),
         "{% set a = namespace() %}{% set a.a = {'b': a} %}{{ a in 'x' }}".to_owned(),
-        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a == b }}".to_owned(),
-        "{% set a = namespace() %}{% set l = [a] %}{% set a.l = l %}{{ raise_exception(l) }}".to_owned(),
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a == b }}"
+            .to_owned(),
+        "{% set a = namespace() %}{% set l = [a] %}{% set a.l = l %}{{ raise_exception(l) }}"
+            .to_owned(),
         // Doubling without a loop, then the ways to walk over it all.
         format!("{}{{{{ a }}}}", "{% set a = [a, a] %}".repeat(60)),
         format!("{}{{{{ a in 'x' }}}}", "{% set a = [a, a] %}".repeat(60)),
-        format!("{}{{{{ a ~ 'x' }}}}", "{% set a = {'a': a, 'b': a} %}".repeat(60)),
+        format!(
+            "{}{{{{ a ~ 'x' }}}}",
+            "{% set a = {'a': a, 'b': a} %}".repeat(60)
+        ),
         format!("{}{{{{ {{a: 1}} }}}}", "{% set a = (a, a) %}".repeat(60)),
-        format!("{}{{{{ a == b }}}}", "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(60)),
-        format!("{}{{{{ [a, b] | sort }}}}", "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(60)),
+        format!(
+            "{}{{{{ a == b }}}}",
+            "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(60)
+        ),
+        format!(
+            "{}{{{{ [a, b] | sort }}}}",
+            "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(60)
+        ),
         format!("{}{{{{ a | tojson }}}}", "{% set a = [a, a] %}".repeat(60)),
         format!("{}{{{{ a | upper }}}}", "{% set a = [a, a] %}".repeat(60)),
-        format!("{}{{{{ raise_exception(a) }}}}", "{% set a = [a, a] %}".repeat(60)),
-        format!("{}{{{{ [1] | join(a) }}}}", "{% set a = [a, a] %}".repeat(60)),
+        format!(
+            "{}{{{{ raise_exception(a) }}}}",
+            "{% set a = [a, a] %}".repeat(60)
+        ),
+        format!(
+            "{}{{{{ [1] | join(a) }}}}",
+            "{% set a = [a, a] %}".repeat(60)
+        ),
     ] {
         let err = run(source.clone(), vec![Message::user("x")]).map(|text| text.len());
         match err {
-            Err(ChatError::TooMuchWork { place: Some(_) } | ChatError::Render { place: Some(_), .. }) => {}
+            Err(
+                ChatError::TooMuchWork { place: Some(_) }
+                | ChatError::Render { place: Some(_), .. },
+            ) => {}
             other => panic!("{}: {other:?}", &source[..source.len().min(200)]),
         }
     }
