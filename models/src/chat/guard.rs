@@ -8,7 +8,7 @@
 
 use minijinja::{
     Error, ErrorKind, State, Value,
-    machinery::{Instruction, Instructions},
+    machinery::{Instruction, Instructions, Span},
     value::{DynObject, ObjectRepr},
 };
 
@@ -51,13 +51,19 @@ pub(super) fn guarded<'s>(
     }
     places.push(plan.len() as u32);
     let mut to = Instructions::new(name, source);
+    let mut last_span = None;
     for (mut instruction, index) in plan {
         if let Some(target) = jump_target(&mut instruction)
             && let Some(&place) = places.get(*target as usize)
         {
             *target = place;
         }
-        match (from.get_span(index), from.get_line(index)) {
+        let line = from.get_line(index);
+        // Some operators have a line and no column: that of what stands before them is close.
+        let near = |span: &Span| Some(usize::from(span.start_line)) == line;
+        let span = from.get_span(index).or(last_span.filter(near));
+        last_span = span;
+        match (span, line) {
             (Some(span), _) => to.add_with_span(instruction, span),
             (None, Some(line)) => {
                 to.add_with_line(instruction, u16::try_from(line).unwrap_or(u16::MAX))

@@ -1,5 +1,7 @@
 //! Python's `json.dumps` and `strftime`, which templates see through.
 
+use std::borrow::Cow;
+
 use minijinja::{
     Error, ErrorKind, State, Value,
     value::{Kwargs, Rest, ValueKind},
@@ -23,7 +25,42 @@ pub(super) fn method(
         state.consume_fuel(text.len() as u64 / 16)?;
         return Ok(lines(text, keep_ends).map(Value::from).collect());
     }
+    if let (Some(text), [], "strip" | "lstrip" | "rstrip") = (value.as_str(), args, method) {
+        let text = if method == "rstrip" {
+            text
+        } else {
+            text.trim_start_matches(is_space)
+        };
+        let text = if method == "lstrip" {
+            text
+        } else {
+            text.trim_end_matches(is_space)
+        };
+        state.consume_fuel(text.len() as u64 / 64)?;
+        return Ok(Value::from(text));
+    }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// The filter `trim(value, chars=None)`.
+pub(super) fn trim(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    chars: Option<Value>,
+) -> Result<Value, Error> {
+    let text = value
+        .as_str()
+        .map_or_else(|| Cow::from(value.to_string()), Cow::from);
+    state.consume_fuel(text.len() as u64 / 64)?;
+    Ok(Value::from(match chars.as_ref().and_then(Value::as_str) {
+        Some(chars) => text.trim_matches(|c| chars.contains(c)),
+        None => text.trim_matches(is_space),
+    }))
+}
+
+/// Python's `str.isspace`: Unicode's white space and four separators that it does not count.
+const fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
 /// The lines of a text as `str.splitlines` has them.

@@ -73,6 +73,7 @@ impl ChatTemplate {
         env.set_recursion_limit(MAX_RECURSION);
         env.set_unknown_method_callback(python::method);
         env.add_filter("tojson", python::tojson);
+        env.add_filter("trim", python::trim);
         env.add_function("raise_exception", raise_exception);
         env.add_test("iterable", is_iterable);
         env.remove_global("debug"); // it shows what a template is not given
