@@ -143,3 +143,71 @@ fn ctrl_c_ends_an_answer_with_what_was_said_and_status_130() {
         }
     }
 }
+
+/// `script` of util-linux gives the command a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_chat_on_a_terminal_follows_its_commands() {
+    if !std::process::Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        println!("skipped: there is no `script` to make a terminal with");
+        return;
+    }
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let chat = |lines: &str| {
+        let command = format!(
+            "{} run m.chaski -n 3 -s 1 --system brief",
+            env!("CARGO_BIN_EXE_chaski")
+        );
+        let mut child = std::process::Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .current_dir(place.path())
+            .env("CHASKI_CACHE", place.path().join("cache"))
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(lines.as_bytes()).unwrap();
+        drop(stdin);
+        let done = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{text}");
+        text
+    };
+    let turns = |file: &str| {
+        let json: Value =
+            serde_json::from_slice(&fs::read(place.path().join(file)).unwrap()).unwrap();
+        json["turns"].as_array().unwrap().clone()
+    };
+    let text = chat(concat!(
+        "ab\n/stats\n/save one.json\n/regen\n/clear\n/save none.json\n/load one.json\n",
+        "/load absent.json\n/nonsense\nba\n/save two.json\n/exit\n"
+    ));
+    for want in [
+        "3 messages,",
+        "positions used, seed 1",
+        "saved 3 messages",
+        "forgotten",
+        "saved 1 message\r\n",
+        "absent.json",
+        "there is no /nonsense",
+        "answer 3 tokens",
+    ] {
+        assert!(text.contains(want), "{want}:\n{text}");
+    }
+    let (one, two) = (turns("one.json"), turns("two.json"));
+    assert_eq!(one.len(), 3);
+    assert_eq!(turns("none.json"), one[..1], "the system message stays");
+    assert_eq!(two[..3], one[..], "what was loaded is continued");
+    assert_eq!(two[3]["content"], "ba");
+    assert_eq!(two.len(), 5);
+    // The second chat finds the first one's history: the key for the line before brings /exit back.
+    assert!(chat("\x1b[A\n").contains("/exit"), "no history");
+}
