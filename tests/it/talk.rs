@@ -106,8 +106,8 @@ fn standard_input_is_the_prompt_and_an_empty_one_is_none() {
 fn ctrl_c_ends_an_answer_with_what_was_said_and_status_130() {
     let interrupt = |child: &Child| {
         let id = child.id().to_string();
-        let kill = std::process::Command::new("kill").args(["-INT", &id]);
-        assert!({ kill }.status().unwrap().success());
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args(["-INT", &id]).status().unwrap().success());
     };
     // The end tokens are others, so that the answer goes on until the context is full.
     let place = changed("generation_config.json", |json| {
