@@ -174,11 +174,28 @@ fn a_chat_on_a_terminal_follows_its_commands() {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(lines.as_bytes()).unwrap();
-        drop(stdin);
-        let done = child.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "{text}");
+        let mut stdout = child.stdout.take().unwrap();
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        // A line for each prompt, which begins by switching bracketed paste on; what is typed before
+        // it is not kept.
+        let mut lines = lines.split_inclusive('\n');
+        let mut n_sent = 0;
+        loop {
+            let n = stdout.read(&mut buffer).unwrap_or(0);
+            if n == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..n]);
+            let prompt = b"\x1b[?2004h";
+            while n_sent < text.windows(prompt.len()).filter(|w| w == prompt).count() {
+                // At the end of the lines: Ctrl-D.
+                let line = lines.next().unwrap_or("\x04");
+                stdin.write_all(line.as_bytes()).unwrap();
+                n_sent += 1;
+            }
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(child.wait().unwrap().success(), "{text}");
         text
     };
     let turns = |file: &str| {
