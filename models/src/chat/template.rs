@@ -41,7 +41,8 @@ const STACK_PER_BYTE: usize = 2 << 10;
 /// Jinja with `trim_blocks`, `lstrip_blocks`, loop controls, Python's methods of strings, lists and
 /// dicts, `raise_exception(message)`, `strftime_now(format)`, `tojson` that escapes no HTML, and
 /// `{% generation %}` blocks, which render as their content. There is one template, so nothing can be
-/// included, imported or extended.
+/// included, imported or extended. One difference from jinja2 is known: there the `else` of a loop also
+/// runs where every turn of the loop ended in `continue`.
 ///
 /// A template comes from a model's author, not from the user: what it can do is bounded in steps,
 /// memory, depth and output, and it runs on a thread whose stack fits these bounds.

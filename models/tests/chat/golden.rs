@@ -39,8 +39,8 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"))
 }
 
-/// Renders all cases of `golden` with the templates in `templates`.
-fn compare(golden: &Golden, templates: &Path) {
+/// Renders all cases of `golden` with the templates in `templates`; tells how many refused.
+fn compare(golden: &Golden, templates: &Path) -> usize {
     let special = SpecialTokens {
         bos: golden.special.get("bos_token").cloned(),
         eos: golden.special.get("eos_token").cloned(),
@@ -94,19 +94,18 @@ fn compare(golden: &Golden, templates: &Path) {
             (_, _, got) => panic!("{case:?}: {got:?}"),
         }
     }
-    assert!(
-        rendered > 100 && raised > 0,
-        "{rendered} texts, {raised} refusals"
-    );
+    assert!(rendered > 0, "no text was compared");
+    raised
 }
 
 #[test]
 fn texts_and_refusals_are_those_of_jinja2() {
     let golden = fs::read(folder().join("data/chat.json")).unwrap();
-    compare(
+    let raised = compare(
         &serde_json::from_slice(&golden).unwrap(),
         &folder().join("fixtures/chat"),
     );
+    assert!(raised > 0, "no refusal was compared");
 }
 
 /// For templates that are not ours to keep: `CHASKI_CHAT_GOLDEN` names a folder with them and the
