@@ -12,7 +12,7 @@ use std::{
 
 use chaski_models::{
     TokenId,
-    tokenizer::{DecodeOptions, StreamDecoder, Tokenizer},
+    tokenizer::{DecodeOptions, StreamDecoder, TextStart, Tokenizer},
 };
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub struct GenerateOptions {
     pub stops: Vec<String>,
     /// Record the log-probability of each token and of this many likeliest ones.
     pub logprobs: Option<usize>,
+    /// Whether the answer is a text of its own or goes on in the middle of one: then a space at its
+    /// start, which SentencePiece vocabularies put before every text, is part of it.
+    pub start: TextStart,
     /// Set by another thread (Ctrl-C) to end the answer after the token at hand.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -136,7 +139,10 @@ impl<'a> Generation<'a> {
             return Err(GenerateError::NothingRead);
         }
         Ok(Self {
-            decoder: StreamDecoder::new(DecodeOptions::default()),
+            decoder: StreamDecoder::new(DecodeOptions {
+                start: options.start,
+                ..DecodeOptions::default()
+            }),
             stops: StopMatcher::new(&options.stops),
             session,
             sampler,

@@ -30,6 +30,11 @@ pub enum Note {
     NoTokenizer,
     /// The source has no chat template: the file completes text and does not chat.
     NoChatTemplate,
+    /// The source's chat template cannot be used: the file completes text and does not chat.
+    BrokenChatTemplate {
+        /// Why, with line and column.
+        why: String,
+    },
     /// The tokenizer has tokens that the model has no embedding for.
     TokensWithoutEmbedding {
         /// Tokens of the tokenizer.
@@ -79,6 +84,10 @@ impl fmt::Display for Note {
             }
             Self::NoChatTemplate => f.write_str(
                 "the source has no chat template: the file completes text and does not chat",
+            ),
+            Self::BrokenChatTemplate { why } => write!(
+                f,
+                "{why}: the file completes text (`run --raw`) and does not chat"
             ),
             Self::TokensWithoutEmbedding { tokens, vocab_size } => write!(
                 f,

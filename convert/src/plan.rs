@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chaski_models::{config::Config, tensors::Role};
+use chaski_models::{
+    chat::{ChatTemplate, SpecialTokens},
+    config::Config,
+    tensors::Role,
+};
 use chaski_quant::{
     QuantType, TensorLayout,
     container::{DATA_ALIGN, DataPlan, TensorDecl, TensorKind},
@@ -169,8 +173,16 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
         }
         Err(cause) => return Err(cause.into()),
     }
-    if source.chat_template().is_none() {
-        notes.push(Note::NoChatTemplate);
+    match source.chat_template() {
+        None => notes.push(Note::NoChatTemplate),
+        // A checkpoint is worth having without: what is wrong is told here and not when somebody
+        // wants to chat.
+        Some(template) => {
+            if let Err(err) = ChatTemplate::new(template, SpecialTokens::default()) {
+                let why = err.to_string();
+                notes.push(Note::BrokenChatTemplate { why });
+            }
+        }
     }
 
     let (mut tensors, mut decls, mut work) = (Vec::new(), Vec::new(), Vec::new());

@@ -15,7 +15,7 @@ use chaski::{
 use chaski_models::{
     TokenId,
     chat::{ChatTemplate, Message, Moment, RenderOptions, SpecialTokens},
-    tokenizer::{Specials, Tokenizer},
+    tokenizer::{Encoded, Specials, TextStart, Tokenizer},
 };
 use chaski_quant::scalar::attention::KvType;
 use serde::Serialize;
@@ -33,7 +33,37 @@ pub(crate) struct Talker {
     pub(crate) sampler: Sampler,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Whether prompts are texts to continue; else messages to answer.
+    raw: bool,
     end_ids: Vec<TokenId>,
+}
+
+/// What of a text has no token.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    n: usize,
+    first: Option<char>,
+}
+
+impl Dropped {
+    /// Counts what a text lost.
+    pub(crate) fn add(&mut self, encoded: &Encoded) {
+        self.n += encoded.n_dropped;
+        self.first = self.first.or(encoded.first_dropped);
+    }
+
+    /// Tells the user, if there is something to tell.
+    pub(crate) fn tell(&self) {
+        if let Some(first) = self.first {
+            out::note(format_args!(
+                "note: the model has no token for some characters of the text, so it does not see them: \
+                 {} left out, the first is U+{:04X} '{}'",
+                self.n,
+                u32::from(first),
+                first.escape_debug()
+            ));
+        }
+    }
 }
 
 /// Figures of an answer.
@@ -138,11 +168,12 @@ fn now() -> Moment {
 }
 
 impl Talker {
-    /// Opens a model with its tokenizer and template.
+    /// Opens a model with its tokenizer and, unless its texts are `raw`, its template.
     pub(crate) fn open(
         path: &std::path::Path,
         session: &SessionArgs,
         sampling: &SamplingArgs,
+        raw: bool,
     ) -> anyhow::Result<Self> {
         let model = Arc::new(Model::open(path, &ModelOptions::default())?);
         let loaded = model.tokenizer()?;
@@ -163,7 +194,7 @@ impl Talker {
         let sampler = Sampler::new(options, model.config().vocab_size)?;
         let template =
             match &model.metadata().chat_template {
-                Some(source) => {
+                Some(source) if !raw => {
                     let ids = &model.metadata().tokenizer;
                     let text = |id: Option<TokenId>| {
                         let bytes = id.and_then(|id| tokenizer.token_bytes(id));
@@ -178,7 +209,7 @@ impl Talker {
                         "the model's chat template cannot be used; --raw goes without it",
                     )?)
                 }
-                None => None,
+                _ => None,
             };
         let session = Session::new(&model, &session_options(session))?;
         let end_ids = model.metadata().end_ids();
@@ -188,6 +219,7 @@ impl Talker {
             sampler,
             tokenizer,
             template,
+            raw,
             end_ids,
         })
     }
@@ -195,8 +227,21 @@ impl Talker {
     /// The tokens of a raw text, with what the tokenizer puts before it.
     pub(crate) fn encode_raw(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
         let mut tokens: Vec<TokenId> = self.tokenizer.bos().into_iter().collect();
-        tokens.extend(self.tokenizer.encode(text, Specials::AsText)?);
+        let mut dropped = Dropped::default();
+        tokens.extend(self.encode(text, Specials::AsText, &mut dropped)?);
+        dropped.tell();
         Ok(tokens)
+    }
+
+    fn encode(
+        &self,
+        text: &str,
+        specials: Specials,
+        dropped: &mut Dropped,
+    ) -> anyhow::Result<Vec<TokenId>> {
+        let encoded = self.tokenizer.encode_counted(text, specials)?;
+        dropped.add(&encoded);
+        Ok(encoded.ids)
     }
 
     /// The tokens of a conversation that the model is to continue.
@@ -224,8 +269,11 @@ impl Talker {
                 .specials()
                 .any(|(_, special)| text.contains(special))
         };
+        let mut dropped = Dropped::default();
         if !written.iter().any(has_specials) {
-            return Ok(self.tokenizer.encode(&text, Specials::Parse)?);
+            let tokens = self.encode(&text, Specials::Parse, &mut dropped)?;
+            dropped.tell();
+            return Ok(tokens);
         }
         out::note("note: the conversation spells a special token; it is sent as plain text");
         let (mut tokens, mut rest) = (Vec::new(), &text[..]);
@@ -236,11 +284,12 @@ impl Talker {
                      cannot be told apart: rephrase the message"
                 );
             };
-            tokens.extend(self.tokenizer.encode(&rest[..at], Specials::Parse)?);
-            tokens.extend(self.tokenizer.encode(content, Specials::AsText)?);
+            tokens.extend(self.encode(&rest[..at], Specials::Parse, &mut dropped)?);
+            tokens.extend(self.encode(content, Specials::AsText, &mut dropped)?);
             rest = &rest[at + content.len()..];
         }
-        tokens.extend(self.tokenizer.encode(rest, Specials::Parse)?);
+        tokens.extend(self.encode(rest, Specials::Parse, &mut dropped)?);
+        dropped.tell();
         Ok(tokens)
     }
 
@@ -272,6 +321,11 @@ impl Talker {
             end_ids: self.end_ids.clone(),
             stops: stops.to_vec(),
             logprobs,
+            start: if self.raw {
+                TextStart::Continued
+            } else {
+                TextStart::Beginning
+            },
             cancel: Some(interrupt::flag()),
         };
         let mut generation = Generation::new(

@@ -5,6 +5,16 @@ use std::path::PathBuf;
 use chaski_quant::QuantType;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+/// What a newcomer types first.
+const EXAMPLES: &str = "\
+Examples:
+  chaski run smollm2 \"Explain why the sky is blue.\"    fetch a small model and answer
+  chaski run smollm2                                    chat with it
+  chaski convert ~/Llama-3.2-1B-Instruct --quant q4     make a .chaski file of a checkpoint
+  chaski plan Llama-3.2-1B-Instruct-q4.chaski           the memory to run it
+
+`chaski COMMAND --help` tells more about a command.";
+
 /// Converts checkpoints of Llama-family language models and runs them on this machine.
 #[derive(Debug, Parser)]
 #[command(
@@ -12,7 +22,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
     version,
     about,
     max_term_width = 100,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = EXAMPLES
 )]
 pub(crate) struct Args {
     /// What to do
@@ -20,11 +31,17 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 
     /// Print the answer and errors only: no progress, no statistics
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     pub(crate) quiet: bool,
 
     /// Print more: notes on every decision taken
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "quiet",
+        display_order = 901
+    )]
     pub(crate) verbose: bool,
 }
 

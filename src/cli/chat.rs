@@ -40,7 +40,10 @@ pub(crate) fn chat(talker: &mut Talker, args: &RunArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(file) = &history
-        && let Err(e) = editor.save_history(file)
+        && let Some(folder) = file.parent()
+        && let Err(e) = fs::create_dir_all(folder)
+            .map_err(ReadlineError::from)
+            .and_then(|()| editor.save_history(file))
     {
         out::detail(format_args!(
             "the history was not saved in {}: {e}",
@@ -115,14 +118,11 @@ impl Chat<'_> {
             }
             Line::Save(file) => {
                 self.conversation.save(Path::new(&file))?;
-                out::error_line(format_args!(
-                    "saved {} messages",
-                    self.conversation.turns.len()
-                ));
+                out::error_line(format_args!("saved {}", self.messages()));
             }
             Line::Load(file) => {
                 self.conversation = Conversation::load(Path::new(&file))?;
-                out::error_line(format_args!("{} messages", self.conversation.turns.len()));
+                out::error_line(format_args!("loaded {}", self.messages()));
             }
             Line::Stats => self.stats(),
         }
@@ -164,12 +164,19 @@ impl Chat<'_> {
         Ok(())
     }
 
+    fn messages(&self) -> String {
+        match self.conversation.turns.len() {
+            1 => "1 message".to_owned(),
+            n => format!("{n} messages"),
+        }
+    }
+
     fn stats(&self) {
         let session = &self.talker.session;
         let used = session.tokens().len();
         out::error_line(format_args!(
-            "{} messages, {used} of {} positions used, seed {}",
-            self.conversation.turns.len(),
+            "{}, {used} of {} positions used, seed {}",
+            self.messages(),
             session.context_len(),
             self.talker.sampler.options().seed
         ));

@@ -10,7 +10,11 @@ use chaski::{
 use chaski_models::tokenizer::Specials;
 use serde_json::json;
 
-use super::{answer::kv_type, args::EvalArgs, interrupt, out, progress, resolve};
+use super::{
+    answer::{Dropped, kv_type},
+    args::EvalArgs,
+    interrupt, out, progress, resolve,
+};
 
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
@@ -26,7 +30,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let tokenizer = loaded.tokenizer;
     let bos = tokenizer.bos();
     let mut tokens: Vec<_> = bos.into_iter().collect();
-    tokens.extend(tokenizer.encode(&text, Specials::AsText)?);
+    let encoded = tokenizer.encode_counted(&text, Specials::AsText)?;
+    let mut dropped = Dropped::default();
+    dropped.add(&encoded);
+    dropped.tell();
+    tokens.extend(encoded.ids);
     let options = SessionOptions {
         context_len: Some(args.chunk.max(1)),
         kv_type: kv_type(args.kv),

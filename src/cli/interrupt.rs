@@ -61,7 +61,14 @@ impl std::error::Error for Interrupted {}
 
 /// Whether an error is a consequence of Ctrl-C.
 pub(crate) fn was_followed(e: &anyhow::Error) -> bool {
+    let cancelled = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref(),
+            Some(chaski::SessionError::Cancelled { .. })
+        )
+    };
     e.is::<Interrupted>()
+        || e.chain().any(cancelled)
         || (asked()
             && e.downcast_ref::<chaski_convert::ConvertError>()
                 .is_some_and(|e| matches!(e, chaski_convert::ConvertError::Cancelled)))

@@ -14,7 +14,7 @@ use super::{
     args::RunArgs,
     chat,
     conversation::Conversation,
-    out, resolve,
+    interrupt, out, resolve,
 };
 
 /// A prompt is text that somebody wrote; more than this is another kind of file.
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         bail!("there is no prompt: give one as an argument, with -f, or on standard input");
     }
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let mut talker = Talker::open(&path, &args.session, &args.sampling)?;
+    let mut talker = Talker::open(&path, &args.session, &args.sampling, args.raw)?;
     let Some(prompt) = prompt else {
         return chat::chat(&mut talker, args);
     };
@@ -70,6 +70,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         out::print("\n")?;
     }
     out::note(format_args!("[{}]", answer.figures.line(answer.finish)));
+    if answer.finish == FinishReason::Cancelled {
+        bail!(interrupt::Interrupted);
+    }
     if args.sampling.seed.is_none() && talker.sampler.options().temperature > 0.0 {
         out::note(format_args!("[seed {}]", talker.sampler.options().seed));
     }
@@ -105,9 +108,11 @@ fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     let text = read(io::stdin().lock()).context("the prompt on standard input cannot be read")?;
-    Ok(Some(
-        text.strip_suffix('\n').map_or(text.clone(), str::to_owned),
-    ))
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    if text.trim().is_empty() {
+        bail!("there is no prompt: standard input is empty; give one as an argument or with -f");
+    }
+    Ok(Some(text.to_owned()))
 }
 
 fn read(from: impl Read) -> anyhow::Result<String> {

@@ -14,12 +14,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with a checkpoint in it, and a cache of its own.
-struct Place {
+pub(crate) struct Place {
     dir: TempDir,
 }
 
 impl Place {
-    fn new(variant: Variant) -> Self {
+    pub(crate) fn new(variant: Variant) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = CheckpointOptions {
             float_type: FloatType::BF16,
@@ -30,11 +30,11 @@ impl Place {
         Self { dir }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
         command
             .args(args)
@@ -45,24 +45,24 @@ impl Place {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Standard output of a command that must succeed.
-    fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         let err = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{args:?}: {}\n{err}", out.status);
         String::from_utf8(out.stdout).unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
     /// Standard error of a command that must fail with `status`.
-    fn fails(&self, args: &[&str], status: i32) -> String {
+    pub(crate) fn fails(&self, args: &[&str], status: i32) -> String {
         let out = self.run(args);
         let err = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(status), "{args:?}\n{err}");

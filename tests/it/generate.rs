@@ -17,7 +17,7 @@ use chaski_convert::{ConvertOptions, Recipe, Silent, convert, source};
 use chaski_models::{
     TokenId,
     testing::{Variant, write_checkpoint},
-    tokenizer::{DecodeOptions, Specials, StreamDecoder, Tokenizer},
+    tokenizer::{DecodeOptions, Specials, StreamDecoder, TextStart, Tokenizer},
 };
 
 /// A model with a tokenizer, and a text that it has read.
@@ -208,4 +208,33 @@ fn an_answer_and_the_reading_of_a_text_can_be_cancelled() {
     f.session.set_cancel(None);
     f.session.extend(&f.prompt).unwrap();
     assert!(f.session.logits().is_some());
+}
+
+#[test]
+fn a_text_that_is_continued_keeps_the_space_that_a_text_of_its_own_drops() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut f = fixture(dir.path(), 16);
+    // A vocabulary that writes a space before each text; the model's choices are what they are.
+    let json = include_bytes!("../../models/tests/fixtures/tokenizers/sp_legacy.json");
+    f.tokenizer = Tokenizer::from_hf(json, None).unwrap();
+    let mut with_space = 0;
+    for id in 0..120 {
+        let mut text = |start| {
+            f.session.set_text(&[TokenId(id)]).unwrap();
+            let options = GenerateOptions {
+                max_tokens: Some(3),
+                start,
+                ..GenerateOptions::default()
+            };
+            let (pieces, _) = answer(&mut f, options);
+            pieces.into_iter().map(|p| p.text).collect::<String>()
+        };
+        let own = text(TextStart::Beginning);
+        let continued = text(TextStart::Continued);
+        if continued != own {
+            assert_eq!(continued, format!(" {own}"));
+            with_space += 1;
+        }
+    }
+    assert!(with_space > 0, "no answer begins with a space");
 }

@@ -5,4 +5,6 @@ mod batch;
 mod cli;
 mod equality;
 mod generate;
+mod snapshots;
+mod talk;
 mod tiny;

@@ -1,6 +1,6 @@
 //! What can be wrong with a chat template or with what it is given.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, io};
 
 /// A place in a template's source, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,23 @@ pub enum ChatError {
         /// The most that it may have, in bytes.
         max: usize,
     },
+    /// The template's source is longer than any that is known.
+    SourceTooLong {
+        /// Its bytes.
+        len: usize,
+        /// The most that it may have.
+        max: usize,
+    },
+    /// A message, a tool or another variable is nested too deeply.
+    TooDeep {
+        /// The deepest that it may be.
+        max: usize,
+    },
+    /// The thread that runs the template could not be started.
+    Thread {
+        /// The cause.
+        cause: io::Error,
+    },
     /// `chat_template` in `tokenizer_config.json` is neither a text nor a list of named texts.
     NotATemplate {
         /// What should be there.
@@ -94,6 +111,17 @@ impl fmt::Display for ChatError {
                     "the chat template makes more than {max} bytes of this conversation"
                 )
             }
+            Self::SourceTooLong { len, max } => write!(
+                f,
+                "the chat template has {len} bytes, more than {max} are not accepted"
+            ),
+            Self::TooDeep { max } => write!(
+                f,
+                "a message or tool for the chat template is nested more than {max} deep"
+            ),
+            Self::Thread { .. } => {
+                f.write_str("the thread that runs the chat template could not be started")
+            }
             Self::NotATemplate { expected } => {
                 write!(
                     f,
@@ -111,4 +139,11 @@ impl fmt::Display for ChatError {
     }
 }
 
-impl Error for ChatError {}
+impl Error for ChatError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Thread { cause } => Some(cause),
+            _ => None,
+        }
+    }
+}

@@ -15,6 +15,7 @@
 //! ```
 
 mod error;
+mod guard;
 mod message;
 mod python;
 mod source;

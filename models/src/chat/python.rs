@@ -1,5 +1,7 @@
 //! Python's `json.dumps` and `strftime`, which templates see through.
 
+use std::borrow::Cow;
+
 use minijinja::{
     Error, ErrorKind, State, Value,
     value::{Kwargs, Rest, ValueKind},
@@ -9,6 +11,80 @@ use super::message::Moment;
 
 /// Values are nested at most so deep.
 const MAX_DEPTH: usize = 100;
+
+/// Python's methods of strings, lists and dicts.
+pub(super) fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    // The library's own breaks lines at `\n` only.
+    if let (Some(text), "splitlines") = (value.as_str(), method) {
+        let keep_ends = args.first().is_some_and(Value::is_true);
+        state.consume_fuel(text.len() as u64 / 16)?;
+        return Ok(lines(text, keep_ends).map(Value::from).collect());
+    }
+    if let (Some(text), [], "strip" | "lstrip" | "rstrip") = (value.as_str(), args, method) {
+        let text = if method == "rstrip" {
+            text
+        } else {
+            text.trim_start_matches(is_space)
+        };
+        let text = if method == "lstrip" {
+            text
+        } else {
+            text.trim_end_matches(is_space)
+        };
+        state.consume_fuel(text.len() as u64 / 64)?;
+        return Ok(Value::from(text));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// The filter `trim(value, chars=None)`.
+pub(super) fn trim(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    chars: Option<Value>,
+) -> Result<Value, Error> {
+    let text = value
+        .as_str()
+        .map_or_else(|| Cow::from(value.to_string()), Cow::from);
+    state.consume_fuel(text.len() as u64 / 64)?;
+    Ok(Value::from(match chars.as_ref().and_then(Value::as_str) {
+        Some(chars) => text.trim_matches(|c| chars.contains(c)),
+        None => text.trim_matches(is_space),
+    }))
+}
+
+/// Python's `str.isspace`: Unicode's white space and four separators that it does not count.
+const fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
+}
+
+/// The lines of a text as `str.splitlines` has them.
+fn lines(text: &str, keep_ends: bool) -> impl Iterator<Item = &str> {
+    const ENDS: [char; 10] = [
+        '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}',
+        '\u{2029}',
+    ];
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let at = rest.find(ENDS).unwrap_or(rest.len());
+        let end = match rest[at..].chars().next() {
+            Some('\r') if rest[at..].starts_with("\r\n") => at + 2,
+            Some(c) => at + c.len_utf8(),
+            None => at,
+        };
+        let line = &rest[..if keep_ends { end } else { at }];
+        rest = &rest[end..];
+        Some(line)
+    })
+}
 
 /// The filter `tojson` as transformers defines it:
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
@@ -378,6 +454,21 @@ mod tests {
         }
         for unknown in ["%Q", "%", "%-"] {
             assert_eq!(strftime(now, unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn lines_end_where_python_ends_them() {
+        let cases: [(&str, &[&str]); 5] = [
+            ("", &[]),
+            ("a\r\nb\n\nc", &["a", "b", "", "c"]),
+            ("\n", &[""]),
+            ("a\u{2028}b\u{b}", &["a", "b"]),
+            ("\r\ra", &["", "", "a"]),
+        ];
+        for (text, want) in cases {
+            assert_eq!(lines(text, false).collect::<Vec<_>>(), want, "{text:?}");
+            assert_eq!(lines(text, true).collect::<String>(), text);
         }
     }
 

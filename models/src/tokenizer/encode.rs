@@ -23,6 +23,7 @@ const META_SPACE: char = '▁';
 pub(super) struct Output {
     ids: Vec<TokenId>,
     n_dropped: usize,
+    first_dropped: Option<char>,
     symbols: Vec<u32>,
     scratch: Scratch,
 }
@@ -51,6 +52,7 @@ impl Tokenizer {
         Ok(Encoded {
             ids: out.ids,
             n_dropped: out.n_dropped,
+            first_dropped: out.first_dropped,
         })
     }
 
@@ -115,9 +117,13 @@ impl Tokenizer {
     /// Leaves the tokens of `word` that the merges end in in `out.symbols`.
     pub(super) fn merge(&self, word: &str, out: &mut Output) {
         out.symbols.clear();
+        let n_dropped = out.n_dropped;
         match self.spec.alphabet {
             Alphabet::Bytes => self.bytes_to_symbols(word.as_bytes(), out),
             Alphabet::Chars => self.chars_to_symbols(word, out),
+        }
+        if out.n_dropped > n_dropped && out.first_dropped.is_none() {
+            out.first_dropped = word.chars().find(|&c| !self.has_tokens(c));
         }
         self.merges.apply(&mut out.symbols, &mut out.scratch);
     }
@@ -149,6 +155,19 @@ impl Tokenizer {
             }
         }
         self.flush_unknown(&mut unknown, out);
+    }
+
+    /// Whether a character can be spelled.
+    fn has_tokens(&self, c: char) -> bool {
+        let mut utf8 = [0; 4];
+        let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+        let bytes = utf8
+            .iter()
+            .all(|&byte| self.byte_ids[usize::from(byte)] != NO_TOKEN);
+        match self.spec.alphabet {
+            Alphabet::Bytes => bytes,
+            Alphabet::Chars => self.vocab.find(utf8).is_some() || self.spec.byte_fallback && bytes,
+        }
     }
 
     fn chars_to_symbols(&self, word: &str, out: &mut Output) {

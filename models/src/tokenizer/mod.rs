@@ -90,6 +90,8 @@ pub struct Encoded {
     /// tokenizers do where the vocabulary has no unknown token either. SmolLM2, for one, has no
     /// token for some control characters.
     pub n_dropped: usize,
+    /// The first of these characters, as the text has it after normalisation.
+    pub first_dropped: Option<char>,
 }
 
 /// A vocabulary and the rules by which texts become tokens of it.

@@ -365,8 +365,13 @@ fn every_character_has_the_same_tokens() {
 fn what_has_no_token_is_counted() {
     let smollm = Tokenizer::from_hf(fixture("smollm").as_bytes(), None).unwrap();
     // U+0004 has no token, and neither has 0xF1, the first of the four bytes of U+40000.
-    for (text, n_dropped) in [("run", 0), ("a\u{4}b\u{4}", 2), ("\u{40000}", 1)] {
+    for (text, n_dropped, first) in [
+        ("run", 0, None),
+        ("a\u{4}b\u{4}", 2, Some('\u{4}')),
+        ("a\u{40000}\u{4}", 2, Some('\u{40000}')),
+    ] {
         let encoded = smollm.encode_counted(text, Specials::AsText).unwrap();
+        assert_eq!(encoded.first_dropped, first, "{text:?}");
         assert_eq!(encoded.n_dropped, n_dropped, "{text:?}");
         assert_eq!(encoded.ids, smollm.encode(text, Specials::AsText).unwrap());
     }

@@ -1,0 +1,230 @@
+//! What `run` does between a user and a model: what is told, and how it is stopped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    process::{Child, Stdio},
+};
+
+use chaski_models::testing::Variant;
+use serde_json::{Value, json};
+
+use super::cli::Place;
+
+/// A place whose checkpoint has `change` made to the JSON of `file`.
+fn changed(file: &str, change: impl FnOnce(&mut Value)) -> Place {
+    let place = Place::new(Variant::Llama);
+    let path = place.path().join("tiny").join(file);
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+    place
+}
+
+#[test]
+fn characters_without_a_token_are_told() {
+    // The token of the byte 4, which byte-level vocabularies write as U+0104, becomes another one.
+    let place = changed("tokenizer.json", |json| {
+        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove("\u{104}").unwrap();
+        vocab.insert("zzz".to_owned(), id);
+    });
+    let text = "a\u{4}b\u{4}";
+    for raw in [&["--raw"][..], &[]] {
+        let out = place.run(&[&["run", "tiny", text, "-n", "1"], raw].concat());
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success(), "{err}");
+        assert!(
+            err.contains("2 left out, the first is U+0004 '\\u{4}'"),
+            "{err}"
+        );
+    }
+    let out = place.run(&["run", "tiny", "ab", "--raw", "-n", "1"]);
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("left out"));
+    fs::write(place.path().join("text"), "ab\u{4} ".repeat(40)).unwrap();
+    let out = place.run(&[
+        "eval", "tiny", "--text", "text", "--chunk", "16", "--chunks", "1",
+    ]);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(err.contains("40 left out"), "{err}");
+}
+
+#[test]
+fn a_broken_template_is_told_when_it_is_converted_and_raw_goes_without_it() {
+    let place = changed("tokenizer_config.json", |json| {
+        json["chat_template"] = json!("{% for m in messages %}\n  {{ m. }}");
+    });
+    let out = place.run(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.success(), "{err}");
+    assert!(
+        err.contains("chat template does not compile at line 2, column"),
+        "{err}"
+    );
+    assert!(
+        place
+            .ok(&["inspect", "m.chaski", "--json"])
+            .contains("line 2")
+    );
+    let err = place.fails(&["run", "m.chaski", "x"], 1);
+    assert!(err.contains("--raw") && err.contains("line 2"), "{err}");
+    place.ok(&["run", "m.chaski", "x", "--raw", "-n", "2"]);
+}
+
+#[test]
+fn standard_input_is_the_prompt_and_an_empty_one_is_none() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let with_input = |text: &str| {
+        let mut child = place
+            .command(&[
+                "run", "m.chaski", "--raw", "--temp", "0", "-n", "4", "--json",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    };
+    let piped: Value = serde_json::from_slice(&with_input("ab\n").stdout).unwrap();
+    let given = place.json(&[
+        "run", "m.chaski", "ab", "--raw", "--temp", "0", "-n", "4", "--json",
+    ]);
+    assert_eq!(piped["token_ids"], given["token_ids"]);
+    let out = with_input("\n");
+    assert_eq!(out.status.code(), Some(1));
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(err.contains("standard input is empty"), "{err}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_answer_with_what_was_said_and_status_130() {
+    let interrupt = |child: &Child| {
+        let id = child.id().to_string();
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args(["-INT", &id]).status().unwrap().success());
+    };
+    // The end tokens are others, so that the answer goes on until the context is full.
+    let place = changed("generation_config.json", |json| {
+        json["eos_token_id"] = json!([300]);
+    });
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    for json in [&[][..], &["--json"]] {
+        let args = ["run", "m.chaski", "ab", "--raw", "-c", "1000000", "-s", "1"];
+        let mut child = place
+            .command(&[&args[..], json].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut text = vec![0; 1];
+        if json.is_empty() {
+            out.read_exact(&mut text).unwrap();
+        } else {
+            // Nothing shows that the answer has begun.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            text.clear();
+        }
+        interrupt(&child);
+        out.read_to_end(&mut text).unwrap();
+        let done = child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(130), "{err}");
+        assert!(err.contains("stopped by Ctrl-C"), "{err}");
+        if !json.is_empty() {
+            let document: Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(document["finish_reason"], "cancelled");
+        }
+    }
+}
+
+/// `script` of util-linux gives the command a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_chat_on_a_terminal_follows_its_commands() {
+    if !std::process::Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        println!("skipped: there is no `script` to make a terminal with");
+        return;
+    }
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let chat = |lines: &str| {
+        let command = format!(
+            "{} run m.chaski -n 3 -s 1 --system brief",
+            env!("CARGO_BIN_EXE_chaski")
+        );
+        let mut child = std::process::Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .current_dir(place.path())
+            .env("CHASKI_CACHE", place.path().join("cache"))
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        // A line for each prompt, which begins by switching bracketed paste on; what is typed before
+        // it is not kept.
+        let mut lines = lines.split_inclusive('\n');
+        let mut n_sent = 0;
+        loop {
+            let n = stdout.read(&mut buffer).unwrap_or(0);
+            if n == 0 {
+                break;
+            }
+            text.extend_from_slice(&buffer[..n]);
+            let prompt = b"\x1b[?2004h";
+            while n_sent < text.windows(prompt.len()).filter(|w| w == prompt).count() {
+                // At the end of the lines: Ctrl-D.
+                let line = lines.next().unwrap_or("\x04");
+                stdin.write_all(line.as_bytes()).unwrap();
+                n_sent += 1;
+            }
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(child.wait().unwrap().success(), "{text}");
+        text
+    };
+    let turns = |file: &str| {
+        let json: Value =
+            serde_json::from_slice(&fs::read(place.path().join(file)).unwrap()).unwrap();
+        json["turns"].as_array().unwrap().clone()
+    };
+    let text = chat(concat!(
+        "ab\n/stats\n/save one.json\n/regen\n/clear\n/save none.json\n/load one.json\n",
+        "/load absent.json\n/nonsense\nba\n/save two.json\n/exit\n"
+    ));
+    for want in [
+        "3 messages,",
+        "positions used, seed 1",
+        "saved 3 messages",
+        "forgotten",
+        "saved 1 message\r\n",
+        "absent.json",
+        "there is no /nonsense",
+        "answer 3 tokens",
+    ] {
+        assert!(text.contains(want), "{want}:\n{text}");
+    }
+    let (one, two) = (turns("one.json"), turns("two.json"));
+    assert_eq!(one.len(), 3);
+    assert_eq!(turns("none.json"), one[..1], "the system message stays");
+    assert_eq!(two[..3], one[..], "what was loaded is continued");
+    assert_eq!(two[3]["content"], "ba");
+    assert_eq!(two.len(), 5);
+    // The second chat finds the first one's history: the key for the line before brings /exit back.
+    assert!(chat("\x1b[A\n").contains("/exit"), "no history");
+}
