@@ -21,6 +21,8 @@ pub const SOUND: [&str; 5] = [
     "q8-0",
 ];
 
+type Change = fn(&mut Gguf);
+
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let changed = |change: fn(&mut Gguf)| {
         let mut file = small();
@@ -35,7 +37,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("header", small().header()),
         ("zeros", vec![0; 100]),
     ];
-    let changes: [(&'static str, fn(&mut Gguf)); 20] = [
+    let changes: [(&'static str, Change); 20] = [
         ("small-version-2", |f| f.version = 2),
         ("alignment-1", |f| {
             f.alignment = 1;
