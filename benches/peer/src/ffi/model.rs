@@ -78,6 +78,8 @@ impl LlamaCpp {
                 expected: VERSION,
             });
         }
+        // SAFETY: the callback takes what it is declared with and touches nothing; no user data.
+        unsafe { lib.llama_log_set(Some(silent), ptr::null_mut()) };
         match cpu {
             None => {
                 let dir = c_path(dir)?;
@@ -96,11 +98,8 @@ impl LlamaCpp {
         let threadpools = threadpools(&lib).ok_or_else(|| PeerError::Backend {
             path: dir.to_owned(),
         })?;
-        // SAFETY: the callback takes what it is declared with and touches nothing; no user data.
-        unsafe {
-            lib.llama_log_set(Some(silent), ptr::null_mut());
-            lib.llama_backend_init();
-        }
+        // SAFETY: takes nothing.
+        unsafe { lib.llama_backend_init() };
         Ok(Self {
             lib: Box::leak(Box::new(lib)),
             threadpools,
