@@ -11,6 +11,7 @@ mod opponent;
 use std::{
     io::{self, Write},
     path::PathBuf,
+    process::ExitCode,
 };
 
 use anyhow::Context;
@@ -19,9 +20,20 @@ use ggml_sys_bindgen::{FOLDER, Ggml, folder};
 
 use args::{Args, Command};
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
-        Command::Compare(args) => compare::run(&args),
+fn main() -> ExitCode {
+    match run(&Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The error's causes, without a backtrace; where nobody reads them, nothing can be done.
+            let _ = writeln!(io::stderr(), "ggml-sys-bindgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Compare(args) => compare::run(args),
         Command::Golden => {
             let text = golden::golden(&Ggml::open(&needed_folder()?)?)?;
             io::stdout().write_all(text.as_bytes())?;
