@@ -7,6 +7,7 @@ mod header;
 mod model;
 #[path = "../common/models.rs"]
 mod models;
+mod places;
 mod random;
 mod round_trip;
 #[path = "../common/seeds.rs"]
