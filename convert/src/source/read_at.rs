@@ -9,15 +9,30 @@ use std::{
 
 use super::SourceError;
 
-/// An open file with its path and length.
+/// An open file, or bytes that stand for one, with path and length.
 #[derive(Debug)]
 pub struct ReadAt {
-    file: File,
+    bytes: Bytes,
     path: PathBuf,
     len: u64,
 }
 
+#[derive(Debug)]
+enum Bytes {
+    File(File),
+    Memory(Vec<u8>),
+}
+
 impl ReadAt {
+    /// `bytes` as if they lay at `path`, where nothing needs to be.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Self {
+        Self {
+            path: path.to_owned(),
+            len: bytes.len() as u64,
+            bytes: Bytes::Memory(bytes),
+        }
+    }
+
     /// Opens the regular file at `path`.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let open = || -> io::Result<(File, u64)> {
@@ -36,7 +51,7 @@ impl ReadAt {
             cause,
         })?;
         Ok(Self {
-            file,
+            bytes: Bytes::File(file),
             path: path.to_owned(),
             len,
         })
@@ -70,9 +85,17 @@ impl ReadAt {
         {
             return Err(error(io::ErrorKind::UnexpectedEof.into()));
         }
-        let start = out.len();
-        out.resize(start + len, 0);
-        read_exact_at(&self.file, &mut out[start..], offset).map_err(error)
+        match &self.bytes {
+            Bytes::Memory(bytes) => {
+                out.extend_from_slice(&bytes[offset as usize..][..len]);
+                Ok(())
+            }
+            Bytes::File(file) => {
+                let start = out.len();
+                out.resize(start + len, 0);
+                read_exact_at(file, &mut out[start..], offset).map_err(error)
+            }
+        }
     }
 }
 
@@ -107,19 +130,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"abcdef").unwrap();
-        let file = ReadAt::open(&path).unwrap();
-        assert_eq!((file.len(), file.is_empty()), (6, false));
-        let mut out = b"x".to_vec();
-        file.append(2, 3, &mut out).unwrap();
-        file.append(6, 0, &mut out).unwrap();
-        assert_eq!(out, b"xcde");
-        for (offset, len) in [(6, 1), (0, 7), (u64::MAX, 1), (1, usize::MAX)] {
-            assert!(
-                file.append(offset, len, &mut out).is_err(),
-                "{offset}+{len}"
-            );
+        let memory = ReadAt::from_bytes(&path, b"abcdef".to_vec());
+        for file in [ReadAt::open(&path).unwrap(), memory] {
+            assert_eq!((file.len(), file.is_empty()), (6, false));
+            let mut out = b"x".to_vec();
+            file.append(2, 3, &mut out).unwrap();
+            file.append(6, 0, &mut out).unwrap();
+            assert_eq!(out, b"xcde");
+            for (offset, len) in [(6, 1), (0, 7), (u64::MAX, 1), (1, usize::MAX)] {
+                assert!(
+                    file.append(offset, len, &mut out).is_err(),
+                    "{offset}+{len}"
+                );
+            }
+            assert_eq!(out, b"xcde", "a failed read leaves nothing behind");
         }
-        assert_eq!(out, b"xcde", "a failed read leaves nothing behind");
         assert!(ReadAt::open(dir.path()).is_err(), "a directory is no file");
     }
 

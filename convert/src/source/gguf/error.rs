@@ -1,6 +1,9 @@
 //! Why a GGUF file was refused.
 
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt::{self, Write},
+};
 
 use crate::dequant::UnsupportedType;
 
@@ -218,15 +221,22 @@ impl GgufError {
     }
 }
 
-/// A text of the file as a message shows it: at most 80 characters, nothing that a terminal would interpret.
+/// A text of the file as a message shows it: at most 80 characters, nothing that a terminal would interpret. Quotes
+/// and backslashes stay, so that it may be shown twice.
 pub(super) struct Shown<'a>(pub(super) &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MAX: usize = 80;
+        for c in self.0.chars().take(MAX) {
+            match c {
+                '"' | '\'' | '\\' => f.write_char(c)?,
+                c => c.escape_debug().fmt(f)?,
+            }
+        }
         match self.0.char_indices().nth(MAX) {
-            Some((end, _)) => write!(f, "{}...", self.0[..end].escape_debug()),
-            None => self.0.escape_debug().fmt(f),
+            Some(_) => f.write_str("..."),
+            None => Ok(()),
         }
     }
 }

@@ -45,18 +45,29 @@ pub struct GgufFile {
 impl GgufFile {
     /// Opens the file at `path` and checks everything but the tensors' values and the tokenizer.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let file = ReadAt::open(path)?;
+        Self::read(ReadAt::open(path)?)
+    }
+
+    /// Checks `bytes` as if they were a file at `path`, where nothing needs to be. Such a source can be read but not
+    /// converted: a conversion takes the digest of the file at that path.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, SourceError> {
+        Self::read(ReadAt::from_bytes(path, bytes))
+    }
+
+    fn read(file: ReadAt) -> Result<Self, SourceError> {
+        let path = file.path().to_owned();
         let error = |cause| SourceError::Gguf {
-            path: path.to_owned(),
+            path: path.clone(),
             cause,
         };
         let (metadata, places) = header::read(&file)?;
         let rope_factors = rope::read(&file, &places)?;
         let mut notes = Vec::new();
+        // Where there are none, reading the config says so.
         let n_tokens = places
             .iter()
             .find(|t| t.name == "token_embd.weight")
-            .map_or(0, |t| t.rows);
+            .map_or(usize::MAX, |t| t.rows);
         let generation = generation::read(&metadata, n_tokens, &mut notes).map_err(error)?;
         let (bos, eos) = (generation.bos, &generation.eos);
         let read = config::read(&metadata, &places, rope_factors.as_deref(), bos, eos);
@@ -67,7 +78,7 @@ impl GgufFile {
         } = read.map_err(|refused| match refused {
             Refused::Gguf(cause) => error(cause),
             Refused::Config(cause) => SourceError::Config {
-                path: path.to_owned(),
+                path: path.clone(),
                 cause,
             },
         })?;
@@ -87,7 +98,7 @@ impl GgufFile {
         });
         Ok(Self {
             files: [SourceFile {
-                path: path.to_owned(),
+                path,
                 len: file.len(),
             }],
             tensors: tensors.collect(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{Parts, vocabulary::Vocabulary};
+use super::{Merges, Parts, vocabulary::Vocabulary};
 use crate::source::gguf::{error::GgufError, metadata::Metadata};
 
 const PRE: &str = "tokenizer.ggml.pre";
@@ -110,7 +110,10 @@ static PRES: [(&[&str], Pre); 7] = [
 ];
 
 /// Reads the parts of a byte-level tokenizer.
-pub(super) fn read(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Parts, GgufError> {
+pub(super) fn read<'a>(
+    metadata: &'a Metadata,
+    vocabulary: &Vocabulary<'_>,
+) -> Result<Parts<'a>, GgufError> {
     let pre = pre(metadata)?;
     Ok(Parts {
         normalizer: if pre.nfc {
@@ -191,13 +194,15 @@ fn pre_tokenizer(cuts: &[Cut]) -> Json {
 }
 
 /// The merges as they are, each checked to join two tokens to a third.
-fn merges(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Json, GgufError> {
+fn merges<'a>(
+    metadata: &'a Metadata,
+    vocabulary: &Vocabulary<'_>,
+) -> Result<Merges<'a>, GgufError> {
     let merges = metadata.texts(MERGES)?.ok_or(GgufError::MissingKey {
         key: MERGES.to_owned(),
         expected: "an array of texts",
     })?;
     let mut joined = String::new();
-    let mut checked = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
         let error = |problem| GgufError::Merge {
             index,
@@ -220,7 +225,6 @@ fn merges(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Json, Gguf
                 "joins tokens, or makes one, that the vocabulary does not have",
             ));
         }
-        checked.push(Json::from(merge));
     }
-    Ok(checked.into())
+    Ok(Merges::Texts(merges.iter().collect()))
 }

@@ -4,9 +4,13 @@
 //! such a name another meaning than the model's own tokenizer on Hugging Face's hub has, the hub's holds here:
 //! it is the one that the model was trained with.
 
+use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
-use self::vocabulary::{TokenKind, Vocabulary};
+use self::{
+    sentencepiece::Cuts,
+    vocabulary::{AddedTokens, TokenKind, Vocab, Vocabulary},
+};
 use super::{
     error::GgufError,
     generation::{BOS, EOS, PAD, UNK, token_id},
@@ -23,7 +27,7 @@ const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 
 /// The parts of a `tokenizer.json` in which the kinds of tokenizers differ.
-struct Parts {
+struct Parts<'a> {
     normalizer: Json,
     pre_tokenizer: Json,
     /// Runs before the one that adds tokens around a text.
@@ -31,9 +35,42 @@ struct Parts {
     decoder: Json,
     /// The fields of `model` beside `vocab` and `merges`.
     model: Json,
-    merges: Json,
+    merges: Merges<'a>,
     /// Whether BOS is put before a text where the file does not say.
     add_bos: bool,
+}
+
+/// The merges, most eager first.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Merges<'a> {
+    /// Two tokens with a space between them.
+    Texts(Vec<&'a str>),
+    /// Tokens cut in two.
+    Cuts(Cuts<'a>),
+}
+
+/// A `tokenizer.json`. What is there once for each token is written from where it lies: as a tree of JSON values it
+/// would take a hundred times the bytes that it has in the file.
+#[derive(Serialize)]
+struct TokenizerJson<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: AddedTokens<'a>,
+    normalizer: Json,
+    pre_tokenizer: Json,
+    post_processor: Json,
+    decoder: Json,
+    model: ModelJson<'a>,
+}
+
+#[derive(Serialize)]
+struct ModelJson<'a> {
+    #[serde(flatten)]
+    fields: Json,
+    vocab: Vocab<'a>,
+    merges: Merges<'a>,
 }
 
 /// Whether the file has a tokenizer at all.
@@ -83,24 +120,24 @@ pub(super) fn read(metadata: &Metadata, vocab_size: usize) -> Result<TokenizerFi
     let before = around(add_bos, BOS, bos)?;
     let after = around(add_eos, EOS, eos)?;
 
-    let mut model = Map::new();
-    for (field, value) in parts.model.as_object().into_iter().flatten() {
-        model.insert(field.clone(), value.clone());
-    }
-    model.insert("vocab".to_owned(), vocabulary.vocab());
-    model.insert("merges".to_owned(), parts.merges);
     let named = |id: Option<u32>| id.map(|id| vocabulary.text(id));
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": vocabulary.added_tokens([bos, eos, unk, pad]),
-        "normalizer": parts.normalizer,
-        "pre_tokenizer": parts.pre_tokenizer,
-        "post_processor": post_processor(&vocabulary, parts.post_processor, before, after),
-        "decoder": parts.decoder,
-        "model": model,
-    });
+    let tokenizer = TokenizerJson {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: vocabulary.added_tokens([bos, eos, unk, pad]),
+        normalizer: parts.normalizer,
+        pre_tokenizer: parts.pre_tokenizer,
+        post_processor: post_processor(&vocabulary, parts.post_processor, before, after),
+        decoder: parts.decoder,
+        model: ModelJson {
+            fields: parts.model,
+            vocab: vocabulary.vocab(),
+            merges: parts.merges,
+        },
+    };
+    // Texts and numbers, written to memory, cannot fail; nobody would take an empty text for a tokenizer.
+    let tokenizer_json = serde_json::to_vec(&tokenizer).unwrap_or_default();
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": named(bos),
@@ -111,7 +148,7 @@ pub(super) fn read(metadata: &Metadata, vocab_size: usize) -> Result<TokenizerFi
         "add_eos_token": add_eos,
     });
     Ok(TokenizerFiles {
-        tokenizer_json: tokenizer.to_string().into_bytes(),
+        tokenizer_json,
         tokenizer_config: Some(config),
     })
 }

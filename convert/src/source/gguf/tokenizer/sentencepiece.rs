@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Parts,
+    Merges, Parts,
     vocabulary::{TokenKind, Vocabulary},
 };
 use crate::source::gguf::{
@@ -25,7 +26,10 @@ const SPACE: &str = "\u{2581}";
 const MAX_TOKEN_BYTES: usize = 256;
 
 /// Reads the parts of a SentencePiece tokenizer.
-pub(super) fn read(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Parts, GgufError> {
+pub(super) fn read<'a>(
+    metadata: &Metadata,
+    vocabulary: &'a Vocabulary<'a>,
+) -> Result<Parts<'a>, GgufError> {
     check_normalizer(metadata)?;
     let byte_fallback = byte_fallback(vocabulary)?;
     let unk = token_id(metadata, UNK, vocabulary.len())?;
@@ -148,25 +152,41 @@ fn scores(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Vec<f64>, 
     Ok(scores)
 }
 
+/// The pairs of tokens that make a third, as JSON.
+pub(super) struct Cuts<'a> {
+    vocabulary: &'a Vocabulary<'a>,
+    cuts: Vec<Cut>,
+}
+
+/// A token that is made of two: small, since there may be one for every byte of the vocabulary.
+struct Cut {
+    id: u32,
+    /// Bytes of the left part.
+    at: u16,
+    /// Characters of the left and the right part.
+    chars: (u16, u16),
+}
+
+impl Serialize for Cuts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let pair = |cut: &Cut| self.vocabulary.text(cut.id).split_at(cut.at.into());
+        serializer.collect_seq(self.cuts.iter().map(pair))
+    }
+}
+
 /// The pairs of tokens that make a third, most eager first.
 ///
 /// SentencePiece joins, again and again, the neighbours whose joint token has the highest score, the leftmost of
 /// equals. So every way to cut a token in two is a merge with that token's score. Among merges of one score the
 /// longer left part comes first, as in the files that Hugging Face's own conversion of such vocabularies writes.
-fn merges(vocabulary: &Vocabulary<'_>, scores: &[f64]) -> Result<Json, GgufError> {
+fn merges<'a>(vocabulary: &'a Vocabulary<'a>, scores: &[f64]) -> Result<Merges<'a>, GgufError> {
     let normal = |text: &str| {
         vocabulary
             .id(text)
             .filter(|&id| vocabulary.kind(id) == TokenKind::Normal)
     };
-    struct Merge<'a> {
-        score: f64,
-        /// Characters of the left and the right part.
-        chars: (usize, usize),
-        left: &'a str,
-        right: &'a str,
-    }
-    let mut merges = Vec::new();
+    let mut cuts = Vec::new();
+    let mut ways = Vec::new();
     for (id, token, kind) in vocabulary.mergeable() {
         if kind != TokenKind::Normal {
             continue;
@@ -182,33 +202,28 @@ fn merges(vocabulary: &Vocabulary<'_>, scores: &[f64]) -> Result<Json, GgufError
             });
         }
         let n_chars = token.chars().count();
-        let mut ways: Vec<_> = token
-            .char_indices()
-            .skip(1)
-            .enumerate()
-            .filter_map(|(i, (at, _))| {
-                let (left, right) = token.split_at(at);
-                let parts = (normal(left)?, normal(right)?);
-                let chars = (i + 1, n_chars - i - 1);
-                Some((
-                    parts,
-                    Merge {
-                        score: scores[id as usize],
-                        chars,
-                        left,
-                        right,
-                    },
-                ))
-            })
-            .collect();
+        ways.extend(
+            token
+                .char_indices()
+                .skip(1)
+                .enumerate()
+                .filter_map(|(i, (at, _))| {
+                    let (left, right) = token.split_at(at);
+                    let parts = (normal(left)?, normal(right)?);
+                    // All below `MAX_TOKEN_BYTES`.
+                    let (at, chars) = (at as u16, ((i + 1) as u16, (n_chars - i - 1) as u16));
+                    Some((parts, Cut { id, at, chars }))
+                }),
+        );
         ways.sort_by_key(|(parts, _)| *parts);
-        merges.extend(ways.into_iter().map(|(_, merge)| merge));
+        cuts.extend(ways.drain(..).map(|(_, cut)| cut));
     }
     // A stable sort: equals stay in the order of their tokens.
-    merges.sort_by(|a, b| {
-        b.score
-            .total_cmp(&a.score)
+    let score = |cut: &Cut| scores[cut.id as usize];
+    cuts.sort_by(|a, b| {
+        score(b)
+            .total_cmp(&score(a))
             .then_with(|| Reverse(a.chars).cmp(&Reverse(b.chars)))
     });
-    Ok(merges.iter().map(|m| json!([m.left, m.right])).collect())
+    Ok(Merges::Cuts(Cuts { vocabulary, cuts }))
 }

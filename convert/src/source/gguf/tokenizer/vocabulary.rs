@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
 
 use crate::source::gguf::{
     error::GgufError,
@@ -130,32 +130,62 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// `model.vocab`
-    pub(super) fn vocab(&self) -> Json {
-        let used = (0..self.model_len as u32).filter(|&id| self.kind(id) != TokenKind::Unused);
-        used.map(|id| (self.text(id).to_owned(), id.into()))
-            .collect::<Map<_, _>>()
-            .into()
+    pub(super) fn vocab(&self) -> Vocab<'_> {
+        Vocab(self)
     }
 
     /// `added_tokens`, those of `named` included whatever their kind.
-    pub(super) fn added_tokens(&self, named: [Option<u32>; 4]) -> Json {
-        let added = (0..self.len() as u32).filter(|&id| {
-            let kind = self.kind(id);
-            kind.is_added() || named.contains(&Some(id))
-        });
-        added
-            .map(|id| {
-                json!({
-                    "id": id,
-                    "content": self.text(id),
-                    "single_word": false,
-                    "lstrip": false,
-                    "rstrip": false,
-                    "normalized": false,
-                    "special": self.kind(id) != TokenKind::UserDefined || named.contains(&Some(id)),
-                })
-            })
-            .collect()
+    pub(super) fn added_tokens(&self, named: [Option<u32>; 4]) -> AddedTokens<'_> {
+        AddedTokens {
+            vocabulary: self,
+            named,
+        }
+    }
+}
+
+/// The merging model's tokens with their ids, as JSON.
+pub(super) struct Vocab<'a>(&'a Vocabulary<'a>);
+
+impl Serialize for Vocab<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let used = (0..self.0.model_len as u32).filter(|&id| self.0.kind(id) != TokenKind::Unused);
+        serializer.collect_map(used.map(|id| (self.0.text(id), id)))
+    }
+}
+
+/// The added tokens as JSON.
+pub(super) struct AddedTokens<'a> {
+    vocabulary: &'a Vocabulary<'a>,
+    named: [Option<u32>; 4],
+}
+
+#[derive(Serialize)]
+struct AddedToken<'a> {
+    id: u32,
+    content: &'a str,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+impl Serialize for AddedTokens<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { vocabulary, named } = self;
+        let is_named = |id| named.contains(&Some(id));
+        let added = (0..vocabulary.len() as u32)
+            .filter(|&id| vocabulary.kind(id).is_added() || is_named(id))
+            .map(|id| AddedToken {
+                id,
+                content: vocabulary.text(id),
+                single_word: false,
+                lstrip: false,
+                rstrip: false,
+                normalized: false,
+                special: vocabulary.kind(id) != TokenKind::UserDefined || is_named(id),
+            });
+        serializer.collect_seq(added)
     }
 }
 
