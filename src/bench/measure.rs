@@ -31,6 +31,10 @@ pub struct BenchOptions {
     pub kv_type: KvType,
     /// Positions computed at once.
     pub ubatch: usize,
+    /// Processors to bind threads to; empty: the system places them.
+    pub cpus: Vec<usize>,
+    /// How the model is opened.
+    pub model: ModelOptions,
 }
 
 /// Why a bench broke off.
@@ -90,10 +94,11 @@ pub fn run(
     if tests.is_empty() || options.n_depth.is_empty() || options.repetitions == 0 {
         return Err(BenchError::Nothing);
     }
-    let model = Model::open(path, &ModelOptions::default()).map_err(BenchError::Model)?;
+    let model = Model::open(path, &options.model).map_err(BenchError::Model)?;
     let model = Arc::new(model);
     let threads = match &options.threads[..] {
-        [] => vec![os::default_threads()],
+        [] if options.cpus.is_empty() => vec![os::default_threads()],
+        [] => vec![options.cpus.len()],
         list => list.to_vec(),
     };
     let mut rows = Vec::new();
@@ -122,7 +127,8 @@ fn session(
         kv_type: options.kv_type,
         ubatch: options.ubatch,
         threads: Some(threads),
-        logit_rows: 1,
+        cpus: options.cpus.clone(),
+        ..SessionOptions::default()
     };
     Session::new(model, &options).map_err(BenchError::Session)
 }

@@ -5,4 +5,5 @@ mod batch;
 mod cli;
 mod equality;
 mod generate;
+mod sequences;
 mod tiny;
