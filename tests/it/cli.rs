@@ -329,9 +329,11 @@ fn a_full_disk_is_a_clear_error() {
 #[test]
 fn threads_are_bound_and_weights_kept_as_asked_or_the_error_says_why_not() {
     let place = Place::new(Variant::Llama);
-    let run = ["run", "tiny", "--raw", "the", "-n", "4", "--temp", "0"];
-    let with = |more: &[&str]| [&run[..], more].concat();
-    let want = place.ok(&run);
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let run = ["run", "tiny", "--raw", "the", "-n", "4", "--temp", "0"];
+        [&run[..], more].concat()
+    }
+    let want = place.ok(&with(&[]));
     for bad in ["", "x", "3-1"] {
         let err = place.fails(&with(&["--cpu-list", bad]), 2);
         assert!(err.contains("is no list of processors"), "{err}");

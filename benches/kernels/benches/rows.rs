@@ -4,7 +4,7 @@
 use std::{hint::black_box, time::Duration};
 
 use chaski_kernels_simd::{Kernels, testing::Rng};
-use chaski_quant::{BLOCK, scalar::ActRowMut};
+use chaski_quant::{Acts, BLOCK};
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
     measurement::WallTime,
@@ -60,20 +60,16 @@ fn rows(c: &mut Criterion) {
         out.chunks_exact_mut(64)
             .for_each(|head| k.rope(head, cos, sin));
     });
-    let mut codes = Vec::new();
-    let (mut scales, mut sums) = (Vec::new(), Vec::new());
-    each(c, "quantize_row", 1, |k, x, _, out| {
-        let blocks = x.len() / BLOCK;
-        codes.resize(blocks * BLOCK, 0);
-        scales.resize(blocks, 0.0);
-        sums.resize(blocks, [0; 2]);
-        out.copy_from_slice(x);
-        k.quantize_row(ActRowMut {
-            floats: out,
-            codes: &mut codes,
-            scales: &mut scales,
-            sums: &mut sums,
-        });
+    // All widths are whole blocks.
+    let mut acts: Vec<Acts> = WIDTHS.map(|(_, n)| Acts::new(1, n / BLOCK)).into();
+    each(c, "quantize_row", 1, |k, x, _, _| {
+        let acts = acts
+            .iter_mut()
+            .find(|a| a.rows(1).floats(0).len() == x.len());
+        if let Some(acts) = acts {
+            acts.floats_mut(0).copy_from_slice(x);
+            k.quantize_row(acts.row_mut(0));
+        }
     });
 }
 
