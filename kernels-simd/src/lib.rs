@@ -30,6 +30,7 @@
 mod error;
 mod level;
 mod plain;
+mod row_view;
 mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
