@@ -51,15 +51,14 @@
 //! ```
 //!
 //! * [`Model`]: a file, mapped and checked; [`weights`]: its tensors in their places.
-//! * [`Session`]: a text, its keys and values, and the logits after it. The logits are the same bits
-//!   whatever the number of threads and however the text was read.
+//! * [`Session`]: a text or several, their keys and values, and the logits after each. The logits are
+//!   the same bits whatever the number of threads and however the text was read.
 //! * [`sampler`], [`generate`], [`stop`]: from logits to an answer.
 //! * [`plan`]: the memory that a session takes, before it is made.
 //! * [`backend`]: the machines; [`os`]: what only some systems tell.
 //! * [`eval`], [`mod@bench`], [`catalog`]: what the command line is made of.
 //!
-//! Limits: one sequence in a session (the backend takes several), models that fit the file's
-//! architectures, and CPUs of 64 bits.
+//! Limits: models that fit the file's architectures, and CPUs of 64 bits.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("chaski maps model files whole, which needs a 64-bit target");
@@ -77,5 +76,5 @@ pub mod session;
 pub mod stop;
 pub mod weights;
 
-pub use model::{Model, ModelError, ModelOptions};
+pub use model::{Model, ModelError, ModelOptions, Residence};
 pub use session::{Session, SessionError, SessionOptions};

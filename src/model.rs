@@ -15,7 +15,10 @@ use chaski_models::{
 };
 use chaski_quant::container::{Container, ContainerError, SectionKind};
 
-use crate::weights::{Weights, WeightsError};
+use crate::{
+    os::{self, OsError},
+    weights::{Weights, WeightsError},
+};
 
 /// A `.chaski` file, mapped and checked. Share it between sessions behind an `Arc`.
 #[derive(Debug)]
@@ -32,6 +35,22 @@ pub struct Model {
 pub struct ModelOptions {
     /// The kernels to use; `None`: those that `CHASKI_SIMD` names, or the best of this CPU.
     pub kernels: Option<&'static Kernels>,
+    /// Where the tensors are kept.
+    pub residence: Residence,
+}
+
+/// Where a model's tensors are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// In the map of the file: shared with every process that runs it, read when it is first used,
+    /// given up by the system when memory is short.
+    #[default]
+    Mapped,
+    /// In the map, read at once, and locked in memory until the model is dropped.
+    Locked,
+    /// In a copy that the system makes of huge pages: fewer misses of the address translation, for
+    /// as much private memory as the file is long, and a start that takes as long as copying it.
+    HugePages,
 }
 
 /// Why a model could not be opened.
@@ -59,6 +78,8 @@ pub enum ModelError {
         /// The cause.
         source: WeightsError,
     },
+    /// The tensors cannot be kept where [`ModelOptions::residence`] says.
+    Residence(OsError),
     /// `CHASKI_SIMD` names something else than a level of this CPU.
     Level(LevelError),
 }
@@ -69,6 +90,7 @@ impl fmt::Display for ModelError {
             Self::Container { path, .. }
             | Self::Metadata { path, .. }
             | Self::Weights { path, .. } => write!(f, "{} could not be opened", path.display()),
+            Self::Residence(_) => f.write_str("the model's weights cannot be kept as asked"),
             Self::Level(_) => f.write_str("CHASKI_SIMD cannot be followed"),
         }
     }
@@ -80,6 +102,7 @@ impl Error for ModelError {
             Self::Container { source, .. } => Some(source),
             Self::Metadata { source, .. } => Some(source),
             Self::Weights { source, .. } => Some(source),
+            Self::Residence(e) => Some(e),
             Self::Level(e) => Some(e),
         }
     }
@@ -94,10 +117,23 @@ impl Model {
     pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Self, ModelError> {
         let path = path.as_ref();
         let begin = Instant::now();
-        let container = Container::open(path).map_err(|source| ModelError::Container {
+        let failed = |source| ModelError::Container {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let mut container = Container::open(path).map_err(failed)?;
+        match options.residence {
+            Residence::Mapped => {}
+            Residence::Locked => {
+                os::lock(&container.bytes()[container.data_range()])
+                    .map_err(ModelError::Residence)?;
+            }
+            Residence::HugePages => {
+                let copy = os::copy_to_huge_pages(container.bytes());
+                let copy = copy.map_err(ModelError::Residence)?;
+                container = Container::from_owner(Box::new(copy)).map_err(failed)?;
+            }
+        }
         let mut model = Self::from_container(container, path, options)?;
         model.load_time = begin.elapsed();
         Ok(model)

@@ -1,4 +1,4 @@
-//! A text that a model reads and continues.
+//! Texts that a model reads and continues.
 
 use std::{
     error::Error,
@@ -13,9 +13,9 @@ use chaski_models::{Backend, BackendError, Row, TokenId};
 use chaski_quant::scalar::attention::KvType;
 
 use crate::{
-    backend::cpu::{CpuBackend, PassLimits, TeamError},
+    backend::cpu::{CpuBackend, PassLimits, Team, TeamError},
     model::Model,
-    os,
+    os::{self, ReadAhead},
 };
 
 /// The default of [`SessionOptions::context_len`], where the model allows as many.
@@ -32,8 +32,13 @@ pub struct SessionOptions {
     pub kv_type: KvType,
     /// Positions computed at once while a text is read.
     pub ubatch: usize,
-    /// Threads; `None`: the physical cores this process may use.
+    /// Threads; `None`: as many as `cpus`, or the physical cores this process may use.
     pub threads: Option<usize>,
+    /// Processors that the threads are bound to, one each; empty: the system places them. The first
+    /// is for the thread that reads the first text.
+    pub cpus: Vec<usize>,
+    /// Texts that can be held at once; see [`Session::fork`].
+    pub sequences: usize,
     /// Rows of a pass whose logits can be asked for; 1 serves all but evaluation.
     pub logit_rows: usize,
 }
@@ -45,6 +50,8 @@ impl Default for SessionOptions {
             kv_type: KvType::F16,
             ubatch: 256,
             threads: None,
+            cpus: Vec::new(),
+            sequences: 1,
             logit_rows: 1,
         }
     }
@@ -81,6 +88,13 @@ pub enum SessionError {
     NotFinite {
         /// The position.
         pos: usize,
+    },
+    /// There is no such sequence, or it was named twice.
+    Sequence {
+        /// Its number.
+        seq: usize,
+        /// Sequences that there are.
+        n_sequences: usize,
     },
     /// Nothing was given to read.
     Empty,
@@ -119,6 +133,12 @@ impl fmt::Display for SessionError {
                 "the logits at position {pos} are not finite: run `chaski verify` on the file; if it \
                  passes, try a larger type"
             ),
+            Self::Sequence { seq, n_sequences } if seq < n_sequences => {
+                write!(f, "sequence {seq} was given two tokens for one step")
+            }
+            Self::Sequence { seq, n_sequences } => {
+                write!(f, "sequence {seq} of a session of {n_sequences}")
+            }
             Self::Empty => f.write_str("there is no token to read"),
             Self::Cancelled { read, of } => {
                 write!(f, "cancelled after {read} of {of} tokens were read")
@@ -143,7 +163,11 @@ impl Error for SessionError {
 ///
 /// All memory is allocated by [`Session::new`]; reading and continuing a text allocates nothing.
 /// The logits after a text are the same bits however it was read: at once, in parts, token by
-/// token, or by going back and reading another continuation.
+/// token, by going back and reading another continuation, as a fork of another text, or in one pass
+/// with others.
+///
+/// A session with several [`sequences`](SessionOptions::sequences) holds as many texts. Methods that
+/// do not name one are about the *selected* one, at first number 0.
 ///
 /// ```
 /// # use chaski::{Model, Session, SessionError, SessionOptions};
@@ -165,15 +189,33 @@ impl Error for SessionError {
 pub struct Session {
     model: Arc<Model>,
     backend: CpuBackend,
-    tokens: Vec<TokenId>,
+    /// One for each sequence.
+    texts: Vec<Text>,
+    selected: usize,
     rows: Vec<Row>,
-    /// `[logit_rows, vocab_size]`; of the last pass.
+    /// `[max_logit_rows, vocab_size]`; of the last pass.
     logits: Vec<f32>,
     /// Rows of a pass whose logits can be asked for.
     max_logit_rows: usize,
-    /// Whether the first logits are those after the last token.
-    has_logits: bool,
     cancel: Option<Arc<AtomicBool>>,
+    _read_ahead: Option<ReadAhead>,
+}
+
+#[derive(Debug)]
+struct Text {
+    tokens: Vec<TokenId>,
+    /// The row of the last pass that has the logits after the last token.
+    logits_row: Option<usize>,
+}
+
+/// A model whose file is read ahead.
+struct MappedModel(Arc<Model>);
+
+impl AsRef<[u8]> for MappedModel {
+    fn as_ref(&self) -> &[u8] {
+        let container = self.0.weights().container();
+        &container.bytes()[container.data_range()]
+    }
 }
 
 /// The sizes that `options` stand for: of the backend, and the rows of logits.
@@ -192,12 +234,19 @@ pub(crate) fn limits(
         .context_len
         .unwrap_or_else(|| model.config().max_seq_len.min(DEFAULT_CONTEXT));
     let context_len = check("a context", context, MAX_CONTEXT)?;
-    let threads = options.threads.unwrap_or_else(os::default_threads);
+    let threads = options.threads.unwrap_or_else(|| match options.cpus.len() {
+        0 => os::default_threads(),
+        n => n,
+    });
     let rows = check("a batch", options.ubatch, 1 << 16)?.min(context_len);
-    let logit_rows = check("a number of logit rows", options.logit_rows, 1 << 16)?.min(rows);
+    let n_seqs = check("a number of sequences", options.sequences, 1 << 12)?;
+    let logit_rows = check("a number of logit rows", options.logit_rows, 1 << 16)?;
+    // A step of all sequences is one pass.
+    let rows = rows.max(n_seqs);
+    let logit_rows = logit_rows.max(n_seqs).min(rows);
     let limits = PassLimits {
         rows,
-        n_seqs: 1,
+        n_seqs,
         context_len,
         threads: check("a number of threads", threads, 1024)?,
         kv_type: options.kv_type,
@@ -208,7 +257,8 @@ pub(crate) fn limits(
 /// Bytes that a session allocates beside its backend.
 pub(crate) fn own_bytes(model: &Model, limits: &PassLimits, logit_rows: usize) -> u64 {
     let logits = logit_rows * model.config().vocab_size * size_of::<f32>();
-    let tokens = limits.context_len * size_of::<TokenId>();
+    let text = limits.context_len * size_of::<TokenId>() + size_of::<Text>();
+    let tokens = limits.n_seqs * text;
     (logits + tokens + limits.rows * size_of::<Row>()) as u64
 }
 
@@ -220,15 +270,27 @@ impl Session {
     /// An option is out of its range, or the threads cannot be started.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
         let (limits, max_logit_rows) = limits(model, options)?;
-        Ok(Self {
-            backend: CpuBackend::new(model, &limits).map_err(SessionError::Team)?,
+        // First, so that the disk works while memory is allocated and threads start.
+        let read_ahead = os::read_ahead(MappedModel(Arc::clone(model)));
+        let team = if options.cpus.is_empty() {
+            Team::new(limits.threads, os::n_cpus())
+        } else {
+            Team::pinned(limits.threads, &options.cpus)
+        };
+        let text = || Text {
             tokens: Vec::with_capacity(limits.context_len),
+            logits_row: None,
+        };
+        Ok(Self {
+            backend: CpuBackend::with_team(model, &limits, team.map_err(SessionError::Team)?),
+            texts: (0..limits.n_seqs).map(|_| text()).collect(),
+            selected: 0,
             rows: Vec::with_capacity(limits.rows),
             logits: vec![0.0; max_logit_rows * model.config().vocab_size],
             max_logit_rows,
-            has_logits: false,
             cancel: None,
             model: Arc::clone(model),
+            _read_ahead: read_ahead,
         })
     }
 
@@ -249,14 +311,133 @@ impl Session {
 
     /// The text so far.
     pub fn tokens(&self) -> &[TokenId] {
-        &self.tokens
+        &self.texts[self.selected].tokens
     }
 
-    /// The logits after the last token, `[vocab_size]`; `None` before a first text and after
-    /// [`truncate`](Self::truncate).
+    /// The logits after the last token, `[vocab_size]`; `None` before a first text, after
+    /// [`truncate`](Self::truncate), and once another sequence was read.
     pub fn logits(&self) -> Option<&[f32]> {
-        self.has_logits
-            .then(|| &self.logits[..self.model.config().vocab_size])
+        let vocab_size = self.model.config().vocab_size;
+        let row = self.texts[self.selected].logits_row?;
+        Some(&self.logits[row * vocab_size..][..vocab_size])
+    }
+
+    /// Texts that the session can hold.
+    pub fn n_sequences(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// The number of the selected sequence.
+    pub const fn selected(&self) -> usize {
+        self.selected
+    }
+
+    /// Selects a sequence.
+    ///
+    /// # Errors
+    ///
+    /// There is no such sequence.
+    pub fn select(&mut self, seq: usize) -> Result<(), SessionError> {
+        self.check_sequence(seq)?;
+        self.selected = seq;
+        Ok(())
+    }
+
+    fn check_sequence(&self, seq: usize) -> Result<(), SessionError> {
+        let n_sequences = self.texts.len();
+        if seq < n_sequences {
+            return Ok(());
+        }
+        Err(SessionError::Sequence { seq, n_sequences })
+    }
+
+    /// Makes sequence `to` the same text as the selected one, which it may then continue in its own
+    /// way. Nothing is computed and no key or value is copied: the two share the pages of the KV
+    /// cache until one of them writes into the last one.
+    ///
+    /// ```
+    /// # use chaski::{Model, Session, SessionError, SessionOptions};
+    /// # use chaski_models::TokenId;
+    /// # use std::sync::Arc;
+    /// /// Reads a question once and goes on with two answers, both in each pass.
+    /// fn two_answers(
+    ///     model: &Arc<Model>,
+    ///     question: &[TokenId],
+    ///     choose: impl Fn(usize, &[f32]) -> TokenId,
+    /// ) -> Result<Session, SessionError> {
+    ///     let options = SessionOptions { sequences: 2, ..SessionOptions::default() };
+    ///     let mut session = Session::new(model, &options)?;
+    ///     session.extend(question)?;
+    ///     session.fork(1)?;
+    ///     for _ in 0..20 {
+    ///         let mut step = [(0, TokenId(0)), (1, TokenId(0))];
+    ///         for (seq, token) in &mut step {
+    ///             session.select(*seq)?;
+    ///             *token = choose(*seq, session.logits().unwrap_or_default());
+    ///         }
+    ///         session.step(&step)?;
+    ///     }
+    ///     Ok(session)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// There is no sequence `to`.
+    pub fn fork(&mut self, to: usize) -> Result<(), SessionError> {
+        self.check_sequence(to)?;
+        if to != self.selected {
+            let len = self.tokens().len();
+            self.share(self.selected, to, len);
+            self.texts[to].logits_row = self.texts[self.selected].logits_row;
+        }
+        Ok(())
+    }
+
+    /// Makes the first `len` positions of sequence `from` the text of sequence `to`.
+    fn share(&mut self, from: usize, to: usize, len: usize) {
+        self.backend.fork(from, to, len);
+        if let Ok([from, to]) = self.texts.get_disjoint_mut([from, to]) {
+            to.tokens.clear();
+            to.tokens.extend_from_slice(&from.tokens[..len]);
+            to.logits_row = None;
+        }
+    }
+
+    /// Reads one token of each of several sequences, in one pass: `(sequence, token)`. The logits
+    /// after each are there when it is selected.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is read if there are none, a sequence does not exist or is named twice, a token does
+    /// not exist or a context is full. If the pass fails, no text has changed.
+    pub fn step(&mut self, tokens: &[(usize, TokenId)]) -> Result<(), SessionError> {
+        if tokens.is_empty() {
+            return Err(SessionError::Empty);
+        }
+        for (i, &(seq, token)) in tokens.iter().enumerate() {
+            self.check_sequence(seq)?;
+            if tokens[..i].iter().any(|t| t.0 == seq) {
+                let n_sequences = self.texts.len();
+                return Err(SessionError::Sequence { seq, n_sequences });
+            }
+            self.check(self.texts[seq].tokens.len() + 1, &[token])?;
+        }
+        self.rows.clear();
+        for &(seq, token) in tokens {
+            self.rows.push(Row {
+                seq,
+                pos: self.texts[seq].tokens.len(),
+                token,
+                logits: true,
+            });
+        }
+        self.forward(tokens.len())?;
+        for (row, &(seq, token)) in tokens.iter().enumerate() {
+            self.texts[seq].tokens.push(token);
+            self.texts[seq].logits_row = Some(row);
+        }
+        Ok(())
     }
 
     /// Lets another thread (Ctrl-C) stop the reading of a long text: `flag` is looked at before each
@@ -267,10 +448,11 @@ impl Session {
 
     /// Forgets the text from position `len` on.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.tokens.len() {
-            self.tokens.truncate(len);
-            self.backend.truncate(0, len);
-            self.has_logits = false;
+        let text = &mut self.texts[self.selected];
+        if len < text.tokens.len() {
+            text.tokens.truncate(len);
+            text.logits_row = None;
+            self.backend.truncate(self.selected, len);
         }
     }
 
@@ -279,22 +461,32 @@ impl Session {
         self.truncate(0);
     }
 
-    /// Makes `tokens` the text and returns how many of them were known already: a common beginning
-    /// is kept, but its last token is read again if nothing follows, so that there are logits.
+    /// Makes `tokens` the text and returns how many of them were known already: the beginning that
+    /// they have in common with the text, or with that of another sequence if it is longer, is not
+    /// computed again. The last token is, if nothing follows, so that there are logits.
     ///
     /// # Errors
     ///
     /// As [`extend`](Self::extend); the text is then the part that was read.
     pub fn set_text(&mut self, tokens: &[TokenId]) -> Result<usize, SessionError> {
-        let known = self
-            .tokens
-            .iter()
-            .zip(tokens)
-            .take_while(|(a, b)| a == b)
-            .count();
-        let keep = known.min(tokens.len().saturating_sub(1));
         self.check(tokens.len(), tokens)?;
-        self.truncate(keep);
+        let known = |text: &Text| {
+            let pairs = text.tokens.iter().zip(tokens);
+            let known = pairs.take_while(|(a, b)| a == b).count();
+            known.min(tokens.len().saturating_sub(1))
+        };
+        let (mut from, mut keep) = (self.selected, known(&self.texts[self.selected]));
+        for (seq, text) in self.texts.iter().enumerate() {
+            let known = known(text);
+            if known > keep {
+                (from, keep) = (seq, known);
+            }
+        }
+        if from == self.selected {
+            self.truncate(keep);
+        } else {
+            self.share(from, self.selected, keep);
+        }
         self.extend(&tokens[keep..])?;
         Ok(keep)
     }
@@ -321,7 +513,7 @@ impl Session {
         first: usize,
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), SessionError> {
-        self.check(self.tokens.len() + tokens.len(), tokens)?;
+        self.check(self.tokens().len() + tokens.len(), tokens)?;
         if tokens.is_empty() {
             return Err(SessionError::Empty);
         }
@@ -360,7 +552,7 @@ impl Session {
                 self.logits.copy_within(last..last + vocab_size, 0);
             }
         }
-        self.has_logits = true;
+        self.texts[self.selected].logits_row = Some(0);
         Ok(())
     }
 
@@ -383,20 +575,26 @@ impl Session {
     /// One pass over at most `limits.rows` tokens; logits are wanted from the `wanted`th on. Gives
     /// their number.
     fn pass(&mut self, tokens: &[TokenId], wanted: usize) -> Result<usize, SessionError> {
-        let start = self.tokens.len();
-        self.has_logits = false;
+        let seq = self.selected;
+        let start = self.texts[seq].tokens.len();
         self.rows.clear();
         self.rows
-            .extend(tokens.iter().enumerate().map(|(i, &token)| {
-                let (seq, pos, logits) = (0, start + i, i >= wanted);
-                Row {
-                    seq,
-                    pos,
-                    token,
-                    logits,
-                }
+            .extend(tokens.iter().enumerate().map(|(i, &token)| Row {
+                seq,
+                pos: start + i,
+                token,
+                logits: i >= wanted,
             }));
         let n_wanted = tokens.len().saturating_sub(wanted);
+        self.forward(n_wanted)?;
+        self.texts[seq].tokens.extend_from_slice(tokens);
+        Ok(n_wanted)
+    }
+
+    /// One pass over `self.rows`, of which `n_wanted` want logits.
+    fn forward(&mut self, n_wanted: usize) -> Result<(), SessionError> {
+        // They are about to be overwritten.
+        self.texts.iter_mut().for_each(|t| t.logits_row = None);
         let logits = &mut self.logits[..n_wanted * self.model.config().vocab_size];
         self.backend
             .forward(&self.rows, logits)
@@ -405,8 +603,6 @@ impl Session {
                     pos: self.rows[row].pos,
                 },
                 error => SessionError::Backend(error),
-            })?;
-        self.tokens.extend_from_slice(tokens);
-        Ok(n_wanted)
+            })
     }
 }

@@ -156,6 +156,15 @@ impl Layer {
     }
 }
 
+/// How many products of quantised weights and activations a token takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntegerProducts {
+    /// In all layers.
+    pub layers: u64,
+    /// In the head, where the token's logits are wanted.
+    pub head: u64,
+}
+
 /// All tensors of a model, over the map of its file.
 #[derive(Debug)]
 pub struct Weights {
@@ -410,6 +419,28 @@ impl Weights {
             self.bytes()
         } else {
             self.bytes() - embedding
+        }
+    }
+
+    /// Products of quantised weights and activations.
+    pub fn integer_products(&self) -> IntegerProducts {
+        let of = |m: &Matrix| match m.is_quantized() {
+            true => (m.layout.rows() * m.layout.cols()) as u64,
+            false => 0,
+        };
+        let layer = |l: &Layer| {
+            let single = [
+                &l.q.matrix,
+                &l.k.matrix,
+                &l.v.matrix,
+                &l.attn_output,
+                &l.down,
+            ];
+            single.into_iter().map(of).sum::<u64>() + 2 * of(&l.gate_up)
+        };
+        IntegerProducts {
+            layers: self.layers.iter().map(layer).sum(),
+            head: of(&self.output),
         }
     }
 

@@ -81,6 +81,7 @@ fn a_session_allocates_what_the_plan_says_and_nothing_more_while_it_runs() {
             ubatch,
             threads: Some(threads),
             logit_rows,
+            ..SessionOptions::default()
         };
         let planned = plan(&model, &options).unwrap().total_private;
         let before = BYTES.load(Relaxed);

@@ -55,6 +55,17 @@ fn params(n: u64) -> String {
     }
 }
 
+/// The share of what the machine can do: `92 % of 31.4 GB/s`.
+fn limit(row: &Row) -> Option<String> {
+    let (share, limit, unit) = if row.read_share > 0.0 {
+        (row.read_share, row.read_gb_per_s, "GB/s")
+    } else {
+        (row.int_share, row.int_peak_gmac_per_s, "GMAC/s")
+    };
+    let digits = if limit < 100.0 { 1 } else { 0 };
+    (share > 0.0).then(|| format!("{:.0} % of {limit:.digits$} {unit}", 100.0 * share))
+}
+
 fn markdown(rows: &[Row]) -> String {
     let depths_differ = rows.iter().any(|r| r.n_ubatch != rows[0].n_ubatch);
     let kv = rows.iter().any(|r| r.type_k != "f16");
@@ -75,6 +86,9 @@ fn markdown(rows: &[Row]) -> String {
     let generates = rows.iter().any(|r| r.weight_gb_per_s > 0.0);
     if generates {
         columns.push(("GB/s", 7, true));
+    }
+    if rows.iter().any(|r| limit(r).is_some()) {
+        columns.push(("of the machine", 20, true));
     }
     let cell = |text: &str, width: usize, right: bool| {
         if right {
@@ -112,6 +126,7 @@ fn markdown(rows: &[Row]) -> String {
                     "test" => row.test(),
                     "GB/s" if row.weight_gb_per_s > 0.0 => format!("{:.1}", row.weight_gb_per_s),
                     "GB/s" => String::new(),
+                    "of the machine" => limit(row).unwrap_or_default(),
                     _ => format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
                 };
                 cell(&value, width, right)
@@ -153,46 +168,53 @@ fn csv(rows: &[Row]) -> Result<String, serde_json::Error> {
     Ok(text)
 }
 
+/// A row to test with.
+#[cfg(test)]
+pub(super) fn test_row() -> Row {
+    Row {
+        build_commit: "0.1.0".into(),
+        build_number: 0,
+        cpu_info: "a \"cpu\"".into(),
+        gpu_info: String::new(),
+        backends: "CPU".into(),
+        model_filename: "m.chaski".into(),
+        model_type: "llama 1B q4".into(),
+        model_size: 700 << 20,
+        model_n_params: 1_236_000_000,
+        n_batch: 512,
+        n_ubatch: 512,
+        n_threads: 2,
+        type_k: "f16".into(),
+        type_v: "f16".into(),
+        n_gpu_layers: 0,
+        n_prompt: 512,
+        n_gen: 0,
+        n_depth: 0,
+        test_time: "2026-01-01T00:00:00Z".into(),
+        avg_ns: 1,
+        stddev_ns: 0,
+        avg_ts: 123.456,
+        stddev_ts: 1.0,
+        samples_ns: vec![1],
+        samples_ts: vec![123.456],
+        load_ms: 1.0,
+        ttft_ms: 2.0,
+        resident_bytes: 3,
+        resident_file_bytes: 2,
+        weight_bytes_per_token: 7,
+        weight_gb_per_s: 0.0,
+        read_gb_per_s: 0.0,
+        read_share: 0.0,
+        int_gmac_per_s: 0.0,
+        int_peak_gmac_per_s: 0.0,
+        int_share: 0.0,
+        schema: super::SCHEMA,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn row() -> Row {
-        Row {
-            build_commit: "0.1.0".into(),
-            build_number: 0,
-            cpu_info: "a \"cpu\"".into(),
-            gpu_info: String::new(),
-            backends: "CPU".into(),
-            model_filename: "m.chaski".into(),
-            model_type: "llama 1B q4".into(),
-            model_size: 700 << 20,
-            model_n_params: 1_236_000_000,
-            n_batch: 512,
-            n_ubatch: 512,
-            n_threads: 2,
-            type_k: "f16".into(),
-            type_v: "f16".into(),
-            n_gpu_layers: 0,
-            n_prompt: 512,
-            n_gen: 0,
-            n_depth: 0,
-            test_time: "2026-01-01T00:00:00Z".into(),
-            avg_ns: 1,
-            stddev_ns: 0,
-            avg_ts: 123.456,
-            stddev_ts: 1.0,
-            samples_ns: vec![1],
-            samples_ts: vec![123.456],
-            load_ms: 1.0,
-            ttft_ms: 2.0,
-            resident_bytes: 3,
-            resident_file_bytes: 2,
-            weight_bytes_per_token: 7,
-            weight_gb_per_s: 0.0,
-            schema: super::super::SCHEMA,
-        }
-    }
+    use super::{test_row as row, *};
 
     #[test]
     fn the_markdown_table_has_llama_benchs_columns() {
@@ -204,6 +226,34 @@ mod tests {
         );
         assert!(lines[1].starts_with("| ------------------------------ | ---------: |"));
         assert!(lines[2].contains("700.00 MiB |     1.24 B | CPU        |       2 |           pp512 |        123.46 ± 1.00 |"), "{text}");
+    }
+
+    #[test]
+    fn the_share_of_the_machine_is_a_column_after_those() {
+        let mut rows = [row(), row(), row()];
+        (rows[0].int_share, rows[0].int_peak_gmac_per_s) = (0.613, 455.2);
+        (rows[1].n_prompt, rows[1].n_gen) = (0, 128);
+        (rows[1].weight_gb_per_s, rows[1].read_gb_per_s) = (28.9, 31.44);
+        rows[1].read_share = 0.919;
+        let text = render(&rows, Format::Markdown).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("|                  t/s |    GB/s |       of the machine |"));
+        assert!(
+            lines[2].ends_with("|         |   61 % of 455 GMAC/s |"),
+            "{text}"
+        );
+        assert!(
+            lines[3].ends_with("|    28.9 |    92 % of 31.4 GB/s |"),
+            "{text}"
+        );
+        assert!(
+            lines[4].ends_with("|         |                      |"),
+            "{text}"
+        );
+        let head = render(&rows, Format::Csv).unwrap();
+        let head = head.lines().next().unwrap();
+        let own = "weight_gb_per_s,read_gb_per_s,read_share,int_gmac_per_s,int_peak_gmac_per_s,int_share,schema";
+        assert!(head.ends_with(own), "{head}");
     }
 
     #[test]

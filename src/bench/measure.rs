@@ -11,8 +11,12 @@ use std::{
 use chaski_models::TokenId;
 use chaski_quant::scalar::attention::KvType;
 
-use super::{Row, SCHEMA, mean_and_deviation};
-use crate::{Model, ModelError, ModelOptions, Session, SessionError, SessionOptions, os};
+use super::{Row, SCHEMA, mean_and_deviation, probe};
+use crate::{
+    Model, ModelError, ModelOptions, Session, SessionError, SessionOptions,
+    backend::cpu::{Team, TeamError},
+    os,
+};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -31,6 +35,10 @@ pub struct BenchOptions {
     pub kv_type: KvType,
     /// Positions computed at once.
     pub ubatch: usize,
+    /// Processors to bind threads to; empty: the system places them.
+    pub cpus: Vec<usize>,
+    /// How the model is opened.
+    pub model: ModelOptions,
 }
 
 /// Why a bench broke off.
@@ -43,6 +51,8 @@ pub enum BenchError {
     Model(ModelError),
     /// A session failed.
     Session(SessionError),
+    /// A probe of the machine failed.
+    Probe(TeamError),
 }
 
 impl fmt::Display for BenchError {
@@ -53,6 +63,7 @@ impl fmt::Display for BenchError {
             ),
             Self::Model(_) => f.write_str("the model could not be opened"),
             Self::Session(_) => f.write_str("the measurement broke off"),
+            Self::Probe(_) => f.write_str("the machine could not be measured"),
         }
     }
 }
@@ -62,6 +73,7 @@ impl Error for BenchError {
         match self {
             Self::Model(e) => Some(e),
             Self::Session(e) => Some(e),
+            Self::Probe(e) => Some(e),
             Self::Nothing => None,
         }
     }
@@ -90,15 +102,18 @@ pub fn run(
     if tests.is_empty() || options.n_depth.is_empty() || options.repetitions == 0 {
         return Err(BenchError::Nothing);
     }
-    let model = Model::open(path, &ModelOptions::default()).map_err(BenchError::Model)?;
+    let model = Model::open(path, &options.model).map_err(BenchError::Model)?;
     let model = Arc::new(model);
     let threads = match &options.threads[..] {
-        [] => vec![os::default_threads()],
+        [] if options.cpus.is_empty() => vec![os::default_threads()],
+        [] => vec![options.cpus.len()],
         list => list.to_vec(),
     };
     let mut rows = Vec::new();
     for &n_threads in &threads {
         let ttft_ms = time_to_first_token(&model, options, n_threads)?;
+        let first = rows.len();
+        let before = Limits::probe(&model, options, n_threads)?;
         for &n_depth in &options.n_depth {
             for &(n_prompt, n_gen) in &tests {
                 let mut row = describe(&model, options, n_threads, ttft_ms);
@@ -107,8 +122,53 @@ pub fn run(
                 rows.push(row);
             }
         }
+        let limits = before.max(Limits::probe(&model, options, n_threads)?);
+        rows[first..].iter_mut().for_each(|row| limits.compare(row));
     }
     Ok(rows)
+}
+
+/// What the machine can do.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    read_gb_per_s: f64,
+    int_gmac_per_s: f64,
+}
+
+impl Limits {
+    fn probe(model: &Model, options: &BenchOptions, threads: usize) -> Result<Self, BenchError> {
+        let team = if options.cpus.is_empty() {
+            Team::new(threads, os::n_cpus())
+        } else {
+            Team::pinned(threads, &options.cpus)
+        };
+        let mut team = team.map_err(BenchError::Probe)?;
+        let container = model.weights().container();
+        let data = &container.bytes()[container.data_range()];
+        let level = model.kernels().name();
+        Ok(Self {
+            read_gb_per_s: probe::read_bandwidth(&mut team, data).map_err(BenchError::Probe)?,
+            int_gmac_per_s: probe::integer_peak(&mut team, level)
+                .map_err(BenchError::Probe)?
+                .unwrap_or(0.0),
+        })
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            read_gb_per_s: self.read_gb_per_s.max(other.read_gb_per_s),
+            int_gmac_per_s: self.int_gmac_per_s.max(other.int_gmac_per_s),
+        }
+    }
+
+    /// Writes the limits into a row, and the row's shares of them.
+    fn compare(self, row: &mut Row) {
+        (row.read_gb_per_s, row.int_peak_gmac_per_s) = (self.read_gb_per_s, self.int_gmac_per_s);
+        row.read_share = row.weight_gb_per_s / self.read_gb_per_s;
+        if self.int_gmac_per_s > 0.0 {
+            row.int_share = row.int_gmac_per_s / self.int_gmac_per_s;
+        }
+    }
 }
 
 fn session(
@@ -122,7 +182,8 @@ fn session(
         kv_type: options.kv_type,
         ubatch: options.ubatch,
         threads: Some(threads),
-        logit_rows: 1,
+        cpus: options.cpus.clone(),
+        ..SessionOptions::default()
     };
     Session::new(model, &options).map_err(BenchError::Session)
 }
@@ -202,6 +263,12 @@ fn measure(
     if n_gen > 0 && n_prompt == 0 {
         row.weight_gb_per_s = row.avg_ts * row.weight_bytes_per_token as f64 / 1e9;
     }
+    if n_prompt > 0 && n_gen == 0 {
+        // The head is computed for the last token alone.
+        let products = model.weights().integer_products();
+        let all = n_prompt as f64 * products.layers as f64 + products.head as f64;
+        row.int_gmac_per_s = all * row.avg_ts / n_prompt as f64 / 1e9;
+    }
     let memory = os::memory().unwrap_or_default();
     (row.resident_bytes, row.resident_file_bytes) = (memory.resident, memory.file);
     Ok(())
@@ -258,6 +325,11 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
         resident_file_bytes: 0,
         weight_bytes_per_token: weights.bytes_per_token(),
         weight_gb_per_s: 0.0,
+        read_gb_per_s: 0.0,
+        read_share: 0.0,
+        int_gmac_per_s: 0.0,
+        int_peak_gmac_per_s: 0.0,
+        int_share: 0.0,
         schema: SCHEMA,
     }
 }
@@ -309,6 +381,26 @@ mod tests {
                 want
             );
         }
+    }
+
+    #[test]
+    fn shares_are_of_the_limits() {
+        let limits = Limits {
+            read_gb_per_s: 30.0,
+            int_gmac_per_s: 0.0,
+        };
+        let other = Limits {
+            read_gb_per_s: 20.0,
+            int_gmac_per_s: 400.0,
+        };
+        let mut row = super::super::format::test_row();
+        (row.weight_gb_per_s, row.int_gmac_per_s) = (27.0, 0.0);
+        limits.compare(&mut row);
+        assert_eq!((row.read_share, row.int_share), (0.9, 0.0));
+        (row.weight_gb_per_s, row.int_gmac_per_s) = (0.0, 100.0);
+        limits.max(other).compare(&mut row);
+        assert_eq!((row.read_share, row.int_share), (0.0, 0.25));
+        assert_eq!((row.read_gb_per_s, row.int_peak_gmac_per_s), (30.0, 400.0));
     }
 
     #[test]

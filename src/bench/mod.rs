@@ -3,9 +3,17 @@
 //! A *test* is a prompt length (`pp512`) or an answer length (`tg128`) at a context depth. Each is
 //! run once unmeasured and then `repetitions` times; tokenising and sampling are left out, the KV
 //! cache is emptied (or filled to the depth) before each repetition, outside the clock.
+//!
+//! Beside the speed stands its share of what the machine can do, measured in the same run with the same
+//! threads: generating reads all weights for each token, so it is compared with reading the same
+//! file from memory; reading a prompt multiplies integers, so it is compared with a loop of nothing
+//! but the level's instruction for that. What is counted is the work that must be done (weights once a
+//! token; the products of quantised matrices), so attention, norms and all else lower the share.
 
 mod format;
 mod measure;
+mod peak;
+mod probe;
 
 pub use format::{Format, render};
 pub use measure::{BenchError, BenchOptions, Progress, run};
@@ -13,7 +21,7 @@ pub use measure::{BenchError, BenchOptions, Progress, run};
 use serde::Serialize;
 
 /// The version of the JSON and CSV fields.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One line of the table: one test of one model. Field names up to `stddev_ts` are llama-bench's.
 #[derive(Clone, Debug, Serialize)]
@@ -80,6 +88,18 @@ pub struct Row {
     pub weight_bytes_per_token: u64,
     /// Weights read while generating, 10^9 bytes per second; 0 for prompts.
     pub weight_gb_per_s: f64,
+    /// What the threads read of the same file at once, each one part of it from start to end, 10^9
+    /// bytes per second; the best of several rounds before and after the tests.
+    pub read_gb_per_s: f64,
+    /// The one divided by the other; 0 for prompts.
+    pub read_share: f64,
+    /// Products of quantised weights while a prompt is read, 10^9 per second; 0 for answers.
+    pub int_gmac_per_s: f64,
+    /// What the threads reach in a loop of the level's instruction for such products; 0 where the
+    /// level has none.
+    pub int_peak_gmac_per_s: f64,
+    /// The one divided by the other; 0 for answers.
+    pub int_share: f64,
     /// Version of these fields.
     pub schema: u32,
 }

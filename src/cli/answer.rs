@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use chaski::{
-    Model, ModelOptions, Session, SessionOptions,
+    Model, ModelOptions, Residence, Session, SessionOptions,
     generate::{FinishReason, GenerateOptions, Generation},
     os,
     sampler::{LogProb, Sampler, SamplerOptions},
@@ -21,7 +21,7 @@ use chaski_quant::scalar::attention::KvType;
 use serde::Serialize;
 
 use super::{
-    args::{KvArg, SamplingArgs, SessionArgs},
+    args::{HostArgs, KvArg, SamplingArgs, SessionArgs},
     conversation::Turn,
     interrupt, out,
 };
@@ -117,8 +117,28 @@ pub(crate) fn session_options(args: &SessionArgs) -> SessionOptions {
         kv_type: kv_type(args.kv),
         ubatch: args.ubatch_size,
         threads: args.threads,
-        logit_rows: 1,
+        ..SessionOptions::default()
     }
+}
+
+/// The library's options for a model.
+pub(crate) fn model_options(args: &HostArgs) -> ModelOptions {
+    let residence = match (args.mlock, args.hugepages) {
+        (true, _) => Residence::Locked,
+        (_, true) => Residence::HugePages,
+        _ => Residence::Mapped,
+    };
+    ModelOptions {
+        residence,
+        ..ModelOptions::default()
+    }
+}
+
+/// The processors to bind threads to.
+pub(crate) fn cpus(args: &HostArgs) -> Vec<usize> {
+    args.cpu_list
+        .as_ref()
+        .map_or_else(Vec::new, |l| l.0.clone())
 }
 
 /// Flags over the model's own defaults over llama.cpp's.
@@ -172,10 +192,11 @@ impl Talker {
     pub(crate) fn open(
         path: &std::path::Path,
         session: &SessionArgs,
+        host: &HostArgs,
         sampling: &SamplingArgs,
         raw: bool,
     ) -> anyhow::Result<Self> {
-        let model = Arc::new(Model::open(path, &ModelOptions::default())?);
+        let model = Arc::new(Model::open(path, &model_options(host))?);
         let loaded = model.tokenizer()?;
         for note in &loaded.notes {
             out::note(note);
@@ -211,7 +232,11 @@ impl Talker {
                 }
                 _ => None,
             };
-        let session = Session::new(&model, &session_options(session))?;
+        let options = SessionOptions {
+            cpus: cpus(host),
+            ..session_options(session)
+        };
+        let session = Session::new(&model, &options)?;
         let end_ids = model.metadata().end_ids();
         Ok(Self {
             model,

@@ -125,6 +125,36 @@ pub(crate) struct SessionArgs {
     pub(crate) ubatch_size: usize,
 }
 
+/// A list of processors, such as `0-3,6`.
+#[derive(Clone, Debug)]
+pub(crate) struct CpuList(pub(crate) Vec<usize>);
+
+impl std::str::FromStr for CpuList {
+    type Err = chaski::os::OsError;
+
+    fn from_str(list: &str) -> Result<Self, Self::Err> {
+        chaski::os::parse_cpus(list).map(Self)
+    }
+}
+
+/// How the machine is used.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct HostArgs {
+    /// Bind each thread to one of these processors, such as 0-3,6; sets the number of threads
+    /// unless -t does
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpu_list: Option<CpuList>,
+
+    /// Read the model at once and keep it in memory, even when memory is short
+    #[arg(long, conflicts_with = "hugepages")]
+    pub(crate) mlock: bool,
+
+    /// Copy the model into huge pages: a slower start and as much private memory as the file is
+    /// long, for fewer misses of the address translation
+    #[arg(long)]
+    pub(crate) hugepages: bool,
+}
+
 /// How the next token is chosen.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct SamplingArgs {
@@ -195,6 +225,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) session: SessionArgs,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -390,6 +423,9 @@ pub(crate) struct BenchArgs {
     /// Threads, comma-separated [default: the physical cores this process may use]
     #[arg(short = 't', long, value_name = "N", value_delimiter = ',')]
     pub(crate) threads: Vec<usize>,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 
     /// Type of the KV cache
     #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]

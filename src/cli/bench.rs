@@ -6,7 +6,7 @@ use chaski::bench::{self, BenchOptions, Format};
 use chaski_quant::QuantType;
 
 use super::{
-    answer::kv_type,
+    answer::{cpus, kv_type, model_options},
     args::{BenchArgs, BenchFormat},
     out, progress, resolve,
 };
@@ -21,6 +21,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         threads: args.threads.clone(),
         kv_type: kv_type(args.kv),
         ubatch: args.ubatch_size,
+        cpus: cpus(&args.host),
+        model: model_options(&args.host),
     };
     let quants: Vec<Option<QuantType>> = match &args.quants[..] {
         [] => vec![None],

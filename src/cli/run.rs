@@ -42,7 +42,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         bail!("there is no prompt: give one as an argument, with -f, or on standard input");
     }
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let mut talker = Talker::open(&path, &args.session, &args.sampling, args.raw)?;
+    let mut talker = Talker::open(&path, &args.session, &args.host, &args.sampling, args.raw)?;
     let Some(prompt) = prompt else {
         return chat::chat(&mut talker, args);
     };

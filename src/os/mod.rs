@@ -1,108 +1,138 @@
-//! What only some systems tell: threads, memory, the processor's name.
+//! What only some systems tell or do: processors, memory, the processor's name.
 //!
-//! Everything here is read from files that Linux has; elsewhere the answers are the portable ones,
-//! or none.
+//! What is read is read from files that Linux has; elsewhere the answers are the portable ones, or
+//! none. What is done is done by calls that Linux has (`linux`); elsewhere it is an error that says
+//! so, or nothing where it is only a hint (`other`).
 
-use std::{collections::BTreeSet, fs, path::Path, thread};
+use std::{error::Error, fmt, fs, io};
 
-/// Threads that a session uses unless told otherwise: the physical performance cores among the processors that
-/// this process may use, and no more than its quota allows.
-pub fn default_threads() -> usize {
-    let logical = n_cpus();
-    match physical_cores() {
-        Some(cores) => cores.clamp(1, logical),
-        None => logical,
-    }
+mod cgroup;
+mod cpus;
+mod memory;
+mod topology;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(not(target_os = "linux"))]
+mod other;
+#[cfg(not(target_os = "linux"))]
+use other as imp;
+
+pub use cpus::{allowed_cpus, check_cpus, parse_cpus, pin_thread};
+pub use memory::{HugePages, Memory, ReadAhead, copy_to_huge_pages, lock, memory, read_ahead};
+pub use topology::{default_threads, n_cpus};
+
+/// Why the system did not do what was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OsError {
+    /// This system has no such call.
+    NotSupported {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A list of processors cannot be read.
+    CpuList {
+        /// The list.
+        list: String,
+    },
+    /// There is no such processor.
+    NoSuchCpu {
+        /// Its number.
+        cpu: usize,
+        /// Those that there are, as a list.
+        present: String,
+    },
+    /// This process may not run on the processor.
+    CpuNotAllowed {
+        /// Its number.
+        cpu: usize,
+        /// Those that it may run on, as a list.
+        allowed: String,
+    },
+    /// A thread could not be bound to a processor.
+    Pin {
+        /// The processor's number.
+        cpu: usize,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Memory could not be locked.
+    Lock {
+        /// Bytes to lock.
+        bytes: u64,
+        /// The process's limit, bytes; `None`: there is none.
+        limit: Option<u64>,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Memory for a copy in huge pages could not be had.
+    HugePages {
+        /// Its bytes.
+        bytes: u64,
+        /// What the system said.
+        cause: io::Error,
+    },
 }
 
-/// Processors that this process may use at once.
-pub fn n_cpus() -> usize {
-    // Covers the affinity mask and, on Linux, the quota of the control group.
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Physical performance cores among the processors of the affinity mask, where Linux tells.
-fn physical_cores() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let allowed = status
-        .lines()
-        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
-    count_cores(Path::new("/sys/devices"), &parse_list(allowed)?)
-}
-
-/// Physical performance cores among `allowed`, as the tree of devices `root` describes them.
-///
-/// Where cores differ, only the fast ones count: a thread on a slow core would make all others wait
-/// for it. Intel's hybrids list their performance cores; Arm's give each core a capacity, of which
-/// at least half of the largest is asked for.
-fn count_cores(root: &Path, allowed: &[usize]) -> Option<usize> {
-    let read = |path: String| {
-        let text = fs::read_to_string(root.join(path)).ok()?;
-        Some(text.trim().to_owned())
-    };
-    let fast = read("cpu_core/cpus".to_owned()).and_then(|list| parse_list(&list));
-    let capacity = |cpu: usize| {
-        let text = read(format!("system/cpu/cpu{cpu}/cpu_capacity"))?;
-        text.parse::<u64>().ok()
-    };
-    let largest = allowed.iter().filter_map(|&cpu| capacity(cpu)).max();
-    let is_fast = |cpu: usize| match (&fast, largest) {
-        (Some(fast), _) => fast.contains(&cpu),
-        (None, Some(largest)) => capacity(cpu).is_none_or(|c| 2 * c >= largest),
-        (None, None) => true,
-    };
-    let cores_of = |cpus: &[usize]| {
-        let siblings = |cpu| read(format!("system/cpu/cpu{cpu}/topology/thread_siblings_list"));
-        let cores: Option<BTreeSet<String>> = cpus.iter().copied().map(siblings).collect();
-        cores.map(|cores| cores.len()).filter(|&n| n > 0)
-    };
-    let fast: Vec<usize> = allowed
-        .iter()
-        .copied()
-        .filter(|&cpu| is_fast(cpu))
-        .collect();
-    // A process that was bound to slow cores uses these.
-    cores_of(&fast).or_else(|| cores_of(allowed))
-}
-
-/// Processor numbers written as `0-3,8`.
-fn parse_list(text: &str) -> Option<Vec<usize>> {
-    let mut cpus = Vec::new();
-    for part in text.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        if last < first || last - first > 1 << 16 {
-            return None;
+impl fmt::Display for OsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        match self {
+            Self::NotSupported { what } => write!(f, "{what} is not supported on this system"),
+            Self::CpuList { list } => write!(
+                f,
+                "`{list}` is no list of processors: expected numbers and ranges, such as 0-3,6"
+            ),
+            Self::NoSuchCpu { cpu, present } => {
+                write!(f, "processor {cpu} does not exist: there are {present}")
+            }
+            Self::CpuNotAllowed { cpu, allowed } => write!(
+                f,
+                "processor {cpu} may not be used by this process: its affinity mask allows {allowed}"
+            ),
+            Self::Pin { cpu, .. } => {
+                write!(f, "a thread could not be bound to processor {cpu}")
+            }
+            Self::Lock {
+                bytes,
+                limit: Some(limit),
+                ..
+            } if limit < bytes => write!(
+                f,
+                "{} MiB cannot be locked in memory: the limit RLIMIT_MEMLOCK is {} MiB; raise it to \
+                 at least {} KiB (`ulimit -l`, limits.conf, LimitMEMLOCK= of a service, --ulimit \
+                 memlock of a container), or go without --mlock",
+                mib(*bytes),
+                limit >> 20,
+                bytes.div_ceil(1 << 10),
+            ),
+            Self::Lock { bytes, .. } => write!(
+                f,
+                "{} MiB could not be locked in memory; RLIMIT_MEMLOCK allows as many, so there may be \
+                 too little memory: go without --mlock",
+                mib(*bytes)
+            ),
+            Self::HugePages { bytes, .. } => write!(
+                f,
+                "{} MiB of memory for a copy in huge pages could not be had: go without --hugepages",
+                mib(*bytes)
+            ),
         }
-        cpus.extend(first..=last);
     }
-    Some(cpus)
 }
 
-/// Resident memory of this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// All of it, bytes.
-    pub resident: u64,
-    /// Of which pages of mapped files, bytes: the weights, and the program itself.
-    pub file: u64,
-    /// The largest it ever was, bytes.
-    pub peak: u64,
-}
-
-/// Resident memory, where the system tells.
-pub fn memory() -> Option<Memory> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name))?;
-        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib * 1024)
-    };
-    Some(Memory {
-        resident: field("VmRSS:")?,
-        file: field("RssFile:")?,
-        peak: field("VmHWM:")?,
-    })
+impl Error for OsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Pin { cause, .. } | Self::Lock { cause, .. } | Self::HugePages { cause, .. } => {
+                Some(cause)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The processor's name, or its architecture where the system does not tell.
@@ -114,65 +144,4 @@ pub fn cpu_name() -> String {
         line.split_once(':').map(|(_, name)| name.trim().to_owned())
     });
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_processors_are_read() {
-        assert_eq!(parse_list("\t0-2,8\n"), Some(vec![0, 1, 2, 8]));
-        assert_eq!(parse_list("5"), Some(vec![5]));
-        for bad in ["", "a", "3-1", "1-", "0-99999999999"] {
-            assert_eq!(parse_list(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn slow_cores_and_second_threads_of_a_core_are_left_out() {
-        // Cores of two threads each, but for the last two processors.
-        let siblings = ["0-1", "0-1", "2-3", "2-3", "4", "5"];
-        let tree = |extra: &[(&str, &str)]| {
-            let dir = tempfile::tempdir().unwrap();
-            let write = |path: String, text: &str| {
-                let path = dir.path().join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, format!("{text}\n")).unwrap();
-            };
-            for (cpu, text) in siblings.iter().enumerate() {
-                write(
-                    format!("system/cpu/cpu{cpu}/topology/thread_siblings_list"),
-                    text,
-                );
-            }
-            extra
-                .iter()
-                .for_each(|(path, text)| write((*path).to_owned(), text));
-            dir
-        };
-        let count =
-            |extra: &[(&str, &str)], allowed: &[usize]| count_cores(tree(extra).path(), allowed);
-        let all = [0, 1, 2, 3, 4, 5];
-        assert_eq!(count(&[], &all), Some(4));
-        assert_eq!(count(&[], &[1, 2, 3]), Some(2));
-        let intel = [("cpu_core/cpus", "0-3")];
-        assert_eq!(count(&intel, &all), Some(2));
-        // Bound to slow cores only.
-        assert_eq!(count(&intel, &[4, 5]), Some(2));
-        let arm = [
-            ("system/cpu/cpu0/cpu_capacity", "1024"),
-            ("system/cpu/cpu2/cpu_capacity", "871"),
-            ("system/cpu/cpu4/cpu_capacity", "320"),
-        ];
-        assert_eq!(count(&arm, &[0, 2, 4]), Some(2));
-        assert_eq!(count(&[], &[9]), None);
-    }
-
-    #[test]
-    fn the_default_uses_at_least_one_thread_and_no_more_than_allowed() {
-        let n = default_threads();
-        assert!(n >= 1 && n <= thread::available_parallelism().map_or(1, usize::from));
-        assert!(!cpu_name().is_empty());
-    }
 }

@@ -325,3 +325,48 @@ fn a_full_disk_is_a_clear_error() {
     );
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn threads_are_bound_and_weights_kept_as_asked_or_the_error_says_why_not() {
+    let place = Place::new(Variant::Llama);
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let run = ["run", "tiny", "--raw", "the", "-n", "4", "--temp", "0"];
+        [&run[..], more].concat()
+    }
+    let want = place.ok(&with(&[]));
+    for bad in ["", "x", "3-1"] {
+        let err = place.fails(&with(&["--cpu-list", bad]), 2);
+        assert!(err.contains("is no list of processors"), "{err}");
+    }
+    if !cfg!(target_os = "linux") {
+        for flags in [&["--cpu-list", "0"][..], &["--mlock"], &["--hugepages"]] {
+            let err = place.fails(&with(flags), 1);
+            assert!(err.contains("not supported on this system"), "{err}");
+        }
+        return;
+    }
+    let allowed = chaski::os::allowed_cpus().unwrap();
+    let one = allowed[0].to_string();
+    assert_eq!(place.ok(&with(&["--cpu-list", &one])), want);
+    assert_eq!(place.ok(&with(&["--cpu-list", &one, "-t", "3"])), want);
+    let err = place.fails(&with(&["--cpu-list", &format!("{one},99999")]), 1);
+    assert!(
+        err.contains("processor 99999 does not exist: there are "),
+        "{err}"
+    );
+    assert_eq!(place.ok(&with(&["--hugepages"])), want);
+    let locked = place.run(&with(&["--mlock"]));
+    if locked.status.success() {
+        assert_eq!(String::from_utf8(locked.stdout).unwrap(), want);
+    } else {
+        let err = String::from_utf8(locked.stderr).unwrap();
+        assert!(err.contains("RLIMIT_MEMLOCK"), "{err}");
+    }
+    let bench = [
+        "bench", "tiny", "-p", "0", "-n", "2", "-r", "1", "-o", "json",
+    ];
+    let rows = place.json(&[&bench[..], &["--cpu-list", &one, "--hugepages"]].concat());
+    assert_eq!(rows[0]["n_threads"], 1);
+    assert!(rows[0]["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    assert!(rows[0]["read_share"].as_f64().unwrap() > 0.0);
+}

@@ -17,6 +17,7 @@ fn session(model: &Arc<Model>, kv_type: KvType, threads: usize, ubatch: usize) -
         ubatch,
         threads: Some(threads),
         logit_rows: 5,
+        ..SessionOptions::default()
     };
     Session::new(model, &options).unwrap()
 }

@@ -5,6 +5,7 @@ mod batch;
 mod cli;
 mod equality;
 mod generate;
+mod sequences;
 mod snapshots;
 mod talk;
 mod tiny;

@@ -116,6 +116,7 @@ pub(crate) fn model(bytes: &[u8], kernels: &'static Kernels) -> Arc<Model> {
     let container = Container::from_bytes(bytes.to_vec()).unwrap();
     let options = ModelOptions {
         kernels: Some(kernels),
+        ..ModelOptions::default()
     };
     Arc::new(Model::from_container(container, Path::new("tiny"), &options).unwrap())
 }

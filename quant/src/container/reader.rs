@@ -1,6 +1,6 @@
 //! An open file.
 
-use std::{io, ops::Range, path::Path};
+use std::{fmt, io, ops::Range, path::Path};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -24,10 +24,21 @@ pub struct Container {
     index: Index,
 }
 
-#[derive(Debug)]
 enum Bytes {
     Mapped(Mapped),
     Owned(Vec<u8>),
+    Other(Box<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, len) = match self {
+            Self::Mapped(mapped) => ("Mapped", mapped.bytes().len()),
+            Self::Owned(bytes) => ("Owned", bytes.len()),
+            Self::Other(owner) => ("Other", (**owner).as_ref().len()),
+        };
+        write!(f, "{kind}({len} bytes)")
+    }
 }
 
 impl Container {
@@ -67,11 +78,26 @@ impl Container {
         })
     }
 
+    /// The same for a file in memory of another kind, such as huge pages. `owner` must give the same
+    /// bytes each time; if it does not, tensors are wrong or reading them panics.
+    ///
+    /// # Errors
+    ///
+    /// As [`Container::open`].
+    pub fn from_owner(owner: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Self, ContainerError> {
+        let index = Index::parse((*owner).as_ref())?;
+        Ok(Self {
+            bytes: Bytes::Other(owner),
+            index,
+        })
+    }
+
     /// The whole file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(mapped) => mapped.bytes(),
             Bytes::Owned(bytes) => bytes,
+            Bytes::Other(owner) => (**owner).as_ref(),
         }
     }
 
@@ -153,7 +179,7 @@ impl Container {
     pub fn prefetch(&self) -> io::Result<()> {
         match &self.bytes {
             Bytes::Mapped(mapped) => mapped.will_need(self.data_range()),
-            Bytes::Owned(_) => Ok(()),
+            Bytes::Owned(_) | Bytes::Other(_) => Ok(()),
         }
     }
 }

@@ -55,19 +55,25 @@ impl CpuBackend {
     ///
     /// If the threads cannot be started.
     pub fn new(model: &Arc<Model>, limits: &PassLimits) -> Result<Self, TeamError> {
+        let team = Team::new(limits.threads, crate::os::n_cpus())?;
+        Ok(Self::with_team(model, limits, team))
+    }
+
+    /// Allocates everything for a team that there is; it has the threads, whatever `limits` says.
+    pub fn with_team(model: &Arc<Model>, limits: &PassLimits, team: Team) -> Self {
         let limits = PassLimits {
-            threads: limits.threads.max(1),
+            threads: team.n_threads(),
             ..*limits
         };
         let geometry = KvGeometry::new(model.config(), limits.kv_type);
         let n_pages = limits.n_seqs * KvGeometry::n_pages(limits.context_len);
-        Ok(Self {
-            team: Team::new(limits.threads, crate::os::n_cpus())?,
+        Self {
+            team,
             buffers: Buffers::new(model.config(), &limits),
             kv: KvCache::new(geometry, n_pages, limits.n_seqs, limits.context_len),
             limits,
             model: Arc::clone(model),
-        })
+        }
     }
 
     /// Bytes that `new` with these arguments allocates, but for a few kilobytes of each thread

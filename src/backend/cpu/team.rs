@@ -3,15 +3,19 @@
 use std::{
     error::Error,
     fmt,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Arc, OnceLock},
+    thread::{self, ThreadId},
 };
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+pub use super::barrier::Poisoned;
 use super::{
+    barrier::{Barrier, PoisonOnUnwind},
     shared::lend::{JobPanic, Lender},
-    signal::{Patience, Signal},
+    signal::Patience,
 };
+use crate::os::{self, OsError};
 
 /// Threads that run a job together: the caller's and `n - 1` that rayon owns.
 ///
@@ -21,6 +25,8 @@ use super::{
 pub struct Team {
     lender: Lender,
     barrier: Barrier,
+    /// The processor of the caller's thread, and the thread that is bound to it.
+    pinned: Option<(usize, Option<ThreadId>)>,
     /// Owns the threads; they leave when the lender is dropped.
     _pool: Option<ThreadPool>,
 }
@@ -36,6 +42,8 @@ pub enum TeamError {
         /// What the system said.
         cause: ThreadPoolBuildError,
     },
+    /// A thread could not be bound to a processor.
+    Pin(OsError),
     /// A worker panicked; what the pass has written means nothing.
     Panicked {
         /// Its number, from 0.
@@ -49,6 +57,7 @@ impl fmt::Display for TeamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn { n_threads, .. } => write!(f, "could not start {n_threads} threads"),
+            Self::Pin(_) => f.write_str("the threads cannot be bound to processors"),
             Self::Panicked { worker, message } => {
                 write!(f, "worker thread {worker} panicked: {message}")
             }
@@ -60,14 +69,11 @@ impl Error for TeamError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Spawn { cause, .. } => Some(cause),
+            Self::Pin(cause) => Some(cause),
             Self::Panicked { .. } => None,
         }
     }
 }
-
-/// The pass is over before its end, because another worker panicked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Poisoned;
 
 /// One worker of a running team.
 #[derive(Debug)]
@@ -84,7 +90,7 @@ impl Member<'_> {
 
     /// Workers of the team.
     pub fn n_workers(&self) -> usize {
-        self.barrier.n
+        self.barrier.n()
     }
 
     /// Waits until every worker has come here. What they wrote before is visible after.
@@ -104,7 +110,27 @@ impl Team {
     ///
     /// If the threads cannot be started.
     pub fn new(n_threads: usize, n_cpus: usize) -> Result<Self, TeamError> {
+        Self::start(n_threads, n_cpus, &[])
+    }
+
+    /// A team of `n_threads` (at least 1), worker `i` bound to processor `cpus[i]`; where there are
+    /// fewer processors than threads, they share them in turn.
+    ///
+    /// Worker 0 is the thread that calls [`Team::run`]: it is bound at its first call, and what it
+    /// starts afterwards inherits that.
+    ///
+    /// # Errors
+    ///
+    /// If a processor does not exist or may not be used, or the threads cannot be started.
+    pub fn pinned(n_threads: usize, cpus: &[usize]) -> Result<Self, TeamError> {
+        os::check_cpus(cpus).map_err(TeamError::Pin)?;
+        let distinct = (0..cpus.len()).filter(|&i| !cpus[..i].contains(&cpus[i]));
+        Self::start(n_threads, distinct.count().min(os::n_cpus()), cpus)
+    }
+
+    fn start(n_threads: usize, n_cpus: usize, cpus: &[usize]) -> Result<Self, TeamError> {
         let n_threads = n_threads.max(1);
+        let cpu_of = |i: usize| (!cpus.is_empty()).then(|| cpus[i % cpus.len()]);
         let patience = Patience::new(n_threads, n_cpus);
         let (lender, helpers) = Lender::new(n_threads - 1, patience);
         let pool = if helpers.is_empty() {
@@ -119,22 +145,40 @@ impl Team {
                     .map_err(|cause| TeamError::Spawn { n_threads, cause })?,
             )
         };
-        for helper in helpers {
+        let failed = Arc::new(OnceLock::new());
+        for (i, helper) in helpers.into_iter().enumerate() {
+            let (cpu, failed) = (cpu_of(i + 1), Arc::clone(&failed));
             // As many helpers as threads, and none returns before the team ends: each has its own.
             if let Some(pool) = &pool {
-                pool.spawn(|| helper.serve());
+                pool.spawn(move || {
+                    if let Some(Err(e)) = cpu.map(os::pin_thread) {
+                        // The first error is the one to tell.
+                        let _ = failed.set(e);
+                    }
+                    drop(failed);
+                    helper.serve();
+                });
             }
         }
-        Ok(Self {
+        let mut team = Self {
             lender,
             barrier: Barrier::new(n_threads, patience),
+            pinned: cpu_of(0).map(|cpu| (cpu, None)),
             _pool: pool,
-        })
+        };
+        if team.pinned.is_some() {
+            // When all have done this they have tried to bind themselves.
+            team.run(|_| ())?;
+            if let Some(e) = Arc::into_inner(failed).and_then(OnceLock::into_inner) {
+                return Err(TeamError::Pin(e));
+            }
+        }
+        Ok(team)
     }
 
     /// Number of threads, the caller's included.
     pub fn n_threads(&self) -> usize {
-        self.barrier.n
+        self.barrier.n()
     }
 
     /// Runs `job` on every thread of the team at once, each time with another [`Member`]; returns
@@ -144,15 +188,19 @@ impl Team {
     ///
     /// If a job panicked. The team can be used again.
     pub fn run(&mut self, job: impl Fn(Member<'_>) + Sync) -> Result<(), TeamError> {
+        if let Some((cpu, bound)) = &mut self.pinned {
+            let here = thread::current().id();
+            if *bound != Some(here) {
+                os::pin_thread(*cpu).map_err(TeamError::Pin)?;
+                *bound = Some(here);
+            }
+        }
         self.barrier.reset();
         let barrier = &self.barrier;
         let run = |index| {
-            let mut guard = PoisonOnUnwind {
-                barrier,
-                returned: false,
-            };
+            let guard = PoisonOnUnwind::new(barrier);
             job(Member { index, barrier });
-            guard.returned = true;
+            guard.returned();
         };
         self.lender.run(&run).map_err(
             |JobPanic {
@@ -163,75 +211,9 @@ impl Team {
     }
 }
 
-struct PoisonOnUnwind<'a> {
-    barrier: &'a Barrier,
-    returned: bool,
-}
-
-impl Drop for PoisonOnUnwind<'_> {
-    fn drop(&mut self) {
-        if !self.returned {
-            self.barrier.poison();
-        }
-    }
-}
-
-/// Set in a barrier's round number once a worker panicked.
-const POISON: usize = 1 << (usize::BITS - 1);
-
-#[derive(Debug)]
-struct Barrier {
-    n: usize,
-    patience: Patience,
-    n_arrived: AtomicUsize,
-    /// How often all have met, and [`POISON`].
-    round: Signal,
-}
-
-impl Barrier {
-    fn new(n: usize, patience: Patience) -> Self {
-        Self {
-            n,
-            patience,
-            n_arrived: AtomicUsize::new(0),
-            round: Signal::default(),
-        }
-    }
-
-    /// Makes it new; only while no worker runs.
-    fn reset(&mut self) {
-        self.n_arrived.store(0, Ordering::Relaxed);
-        self.round.reset(0);
-    }
-
-    fn poison(&self) {
-        self.round.set_bits(POISON);
-    }
-
-    fn meet(&self) -> Result<(), Poisoned> {
-        // Cannot change before this worker has arrived, but for the poison.
-        let round = self.round.get();
-        if round & POISON != 0 {
-            return Err(Poisoned);
-        }
-        let now = if self.n_arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.n {
-            // The last: all others wait for the round, none touches `n_arrived` before it rises.
-            self.n_arrived.store(0, Ordering::Relaxed);
-            self.round.add(1) + 1
-        } else {
-            self.round.wait(self.patience, |now| now != round)
-        };
-        if now & POISON == 0 {
-            Ok(())
-        } else {
-            Err(Poisoned)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use super::*;
 
@@ -307,5 +289,34 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen.into_inner(), 0b11111);
+    }
+
+    #[test]
+    fn every_worker_is_bound_to_the_processor_that_its_place_in_the_list_says() {
+        let Some(allowed) = os::allowed_cpus() else {
+            return; // nothing to bind to on this system
+        };
+        for n_threads in [1, 2, 5] {
+            // On a thread of its own: the binding of a test's thread would stay.
+            thread::scope(|s| {
+                s.spawn(|| {
+                    let cpus: Vec<usize> = allowed.iter().rev().copied().take(3).collect();
+                    let mut team = Team::pinned(n_threads, &cpus).unwrap();
+                    team.run(|mut member| {
+                        let want = cpus[member.index() % cpus.len()];
+                        assert_eq!(os::allowed_cpus(), Some(vec![want]), "{n_threads} threads");
+                        member.meet().unwrap();
+                    })
+                    .unwrap();
+                });
+            });
+        }
+        let missing = 1 << 20;
+        let error = Team::pinned(2, &[allowed[0], missing]).unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(
+            cause.contains("processor 1048576 does not exist"),
+            "{cause}"
+        );
     }
 }

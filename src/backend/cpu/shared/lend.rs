@@ -7,16 +7,18 @@
 
 use std::{
     any::Any,
-    cell::UnsafeCell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
-use crate::backend::cpu::signal::{Patience, Signal};
+use crate::backend::cpu::{
+    signal::{FLAG, Patience, Signal},
+    sync::{Mutex, UnsafeCell},
+};
 
 /// Tells the helpers to leave.
-const STOP: usize = 1 << (usize::BITS - 1);
+const STOP: usize = FLAG;
 
 type Job<'a> = dyn Fn(usize) + Sync + 'a;
 
@@ -123,7 +125,7 @@ impl Lender {
         let stretched = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job) };
         // SAFETY: no helper reads `job` now: each raised `done` for the job before, and waits for
         // `handed_out`; there is one lender, borrowed mutably here.
-        unsafe { *desk.job.get() = Some(stretched) };
+        desk.job.with_mut(|slot| unsafe { *slot = Some(stretched) });
         if desk.n_helpers > 0 {
             desk.handed_out.add(1);
         }
@@ -158,7 +160,8 @@ impl Helper {
             seen = now;
             // SAFETY: the lender wrote `job` before it raised `handed_out`, and neither writes it
             // again nor lets the closure end until this helper raises `done`.
-            if let Some(job) = unsafe { (*desk.job.get()).map(|job| &*job) } {
+            let job = desk.job.with(|slot| unsafe { (*slot).map(|job| &*job) });
+            if let Some(job) = job {
                 desk.run_one(job, self.index);
             }
             desk.done.add(1);
