@@ -134,3 +134,14 @@ pub(in crate::x86_64) fn keep_order<const N: usize>(mut v: __m256i) -> __m256i {
     }
     v
 }
+
+/// As [`keep_order`], of floats; up to four sums (`N`) need none.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn keep_order_f32<const N: usize>(mut v: __m256) -> __m256 {
+    if N > 4 {
+        // SAFETY: no instruction at all; the register stays as it is.
+        unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    }
+    v
+}
