@@ -13,6 +13,11 @@ use super::load::{load_f32x8, load_f32x8_le, store_f32x8};
 /// Blocks of a panel: 18 KiB of weights, and 4 KiB of activations for four rows.
 pub(in crate::x86_64) const CHUNK: usize = 32;
 
+/// Bytes of codes of the rows of activations that all tiles pass over before the next ones, and how
+/// many rows these are at least.
+pub(in crate::x86_64) const ROWS_BYTES: usize = 256 << 10;
+pub(in crate::x86_64) const MIN_PART: usize = 32;
+
 /// Rows of activations at a time: their sums, two registers each, and a group's operands are all
 /// that 16 registers hold.
 pub(in crate::x86_64) const ROWS: usize = 4;

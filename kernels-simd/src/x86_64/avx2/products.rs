@@ -6,13 +6,13 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_sign_epi8,
 };
 
-use chaski_quant::{ActRows, TILE_ROWS, TileRun};
+use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun};
 
 use super::{
     load::{broadcast_codes, broadcast_pair, keep_order},
     panel::{
-        ActRow, BOTH, CHUNK, PanelBlock, ROWS, end_half, first_half, load_sums, minus_offset,
-        scale_rows, store_sums,
+        ActRow, BOTH, CHUNK, MIN_PART, PanelBlock, ROWS, ROWS_BYTES, end_half, first_half,
+        load_sums, minus_offset, scale_rows, store_sums,
     },
 };
 

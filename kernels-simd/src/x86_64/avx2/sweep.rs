@@ -4,9 +4,10 @@
 //! ```text
 //! few rows       for each tile, each 4 rows of activations, each block:
 //!                  unpack the block, add 16 rows by 4 sums
-//! more rows      for each tile, each chunk of its blocks:
-//!                  unpack the chunk into a panel, which stays in the first cache
-//!                  for each 4 rows of activations, each block: add 16 rows by 4 sums
+//! more rows      for each part of the rows, which stays in the second cache:
+//!                  for each tile, each chunk of its blocks:
+//!                    unpack the chunk into a panel, which stays in the first cache
+//!                    for each 4 rows of activations, each block: add 16 rows by 4 sums
 //! ```
 //!
 //! Codes of activations are broadcast four at a time, for both halves of the tile; a vector of
@@ -80,27 +81,38 @@ macro_rules! sweeps {
             let mut panel = [PanelBlock::zero(); CHUNK];
             // Blocks of 16 groups are twice as long.
             let chunk = CHUNK * 8 / V;
-            for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
-                let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
-                let blocks = &blocks.as_chunks().0[..w.n_blocks()];
-                for (c, blocks) in blocks.chunks(chunk).enumerate() {
-                    let panel = &mut panel[..blocks.len()];
-                    for (panel, block) in panel.iter_mut().zip(blocks) {
-                        unpack(block, 0, panel);
-                        unpack(block, 1, panel);
-                    }
-                    let first = c * chunk;
-                    for (i, out) in out.chunks_mut(ROWS * TILE_ROWS).enumerate() {
-                        let t = i * ROWS;
-                        match out.len() / TILE_ROWS {
-                            1 => panel_rows::<V, S, SUMS, OFFSET, 1>(panel, x, t, first, out),
-                            2 => panel_rows::<V, S, SUMS, OFFSET, 2>(panel, x, t, first, out),
-                            3 => panel_rows::<V, S, SUMS, OFFSET, 3>(panel, x, t, first, out),
-                            _ => panel_rows::<V, S, SUMS, OFFSET, ROWS>(panel, x, t, first, out),
+            let (n_rows, row_bytes) = (x.n_rows(), x.n_blocks() * BLOCK);
+            let part = (ROWS_BYTES / row_bytes)
+                .max(MIN_PART)
+                .next_multiple_of(ROWS);
+            for start in (0..n_rows).step_by(part) {
+                let end = (start + part).min(n_rows);
+                for i in 0..w.n_tiles() {
+                    let out =
+                        &mut out[i * n_rows * TILE_ROWS..][start * TILE_ROWS..end * TILE_ROWS];
+                    let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
+                    let blocks = &blocks.as_chunks().0[..w.n_blocks()];
+                    for (c, blocks) in blocks.chunks(chunk).enumerate() {
+                        let panel = &mut panel[..blocks.len()];
+                        for (panel, block) in panel.iter_mut().zip(blocks) {
+                            unpack(block, 0, panel);
+                            unpack(block, 1, panel);
+                        }
+                        let first = c * chunk;
+                        for (i, out) in out.chunks_mut(ROWS * TILE_ROWS).enumerate() {
+                            let t = start + i * ROWS;
+                            match out.len() / TILE_ROWS {
+                                1 => panel_rows::<V, S, SUMS, OFFSET, 1>(panel, x, t, first, out),
+                                2 => panel_rows::<V, S, SUMS, OFFSET, 2>(panel, x, t, first, out),
+                                3 => panel_rows::<V, S, SUMS, OFFSET, 3>(panel, x, t, first, out),
+                                _ => {
+                                    panel_rows::<V, S, SUMS, OFFSET, ROWS>(panel, x, t, first, out);
+                                }
+                            }
                         }
                     }
+                    scale_rows(scales, out);
                 }
-                scale_rows(scales, out);
             }
         }
 

@@ -9,14 +9,14 @@ macro_rules! kernels {
             _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_si256, $dot,
         };
 
-        use chaski_quant::{ActRows, QuantType, TILE_ROWS, TileRun};
+        use chaski_quant::{ActRows, BLOCK, QuantType, TILE_ROWS, TileRun};
 
         use crate::x86_64::avx2::{
             load::{broadcast_codes, broadcast_pair, keep_order},
             matmul_q4, matmul_q4h, matmul_q5, matmul_q6, matmul_q8,
             panel::{
-                ActRow, BOTH, CHUNK, PanelBlock, ROWS, end_half, first_half, load_sums,
-                minus_offset, scale_rows, store_sums,
+                ActRow, BOTH, CHUNK, MIN_PART, PanelBlock, ROWS, ROWS_BYTES, end_half, first_half,
+                load_sums, minus_offset, scale_rows, store_sums,
             },
         };
 
