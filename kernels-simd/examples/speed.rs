@@ -1,6 +1,9 @@
 //! How fast the matrix kernels are, roughly: `cargo run --release -p chaski-kernels-simd --features
 //! testing --example speed [LEVEL [MIB]]`.
 //!
+//! Attention: products per second of queries over KV tiles (those of the keys and of the values), from
+//! tiles of 4096 positions.
+//!
 //! Decode (1 row): bytes of weights read per second, from a set larger than the caches. Several
 //! rows: products per second, from a matrix that fits the cache. Best of several rounds.
 #![allow(clippy::print_stdout, reason = "prints a table")]
@@ -11,7 +14,10 @@ use chaski_kernels_simd::{
     Kernels,
     testing::{Fill, Rng, acts, random_tiles},
 };
-use chaski_quant::{BLOCK, QuantType, TILE_ROWS, TensorLayout, TileRun};
+use chaski_quant::{
+    BLOCK, QuantType, TILE_ROWS, TensorLayout, TileRun,
+    scalar::attention::{self, KV_TILE, KvTile, KvType},
+};
 
 const COLS: usize = 2048;
 
@@ -36,6 +42,53 @@ fn weights(layout: &TensorLayout, n: usize) -> Vec<u8> {
     )
 }
 
+/// Bytes of `n` stored keys or values.
+fn part(kv_type: KvType, head_dim: usize, n: usize) -> Vec<u8> {
+    let mut part = vec![0; kv_type.part_bytes(head_dim)];
+    let mut rng = Rng::new(3);
+    for pos in 0..KV_TILE {
+        attention::store_value(kv_type, &mut part, pos, &rng.floats(head_dim, 1.0));
+    }
+    part.repeat(n)
+}
+
+fn attention(kernels: &Kernels) {
+    const TILES: usize = 4096 / KV_TILE;
+    println!("attention: GMAC/s of queries over 4096 positions");
+    println!(
+        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
+        "type", "head", "1", "3", "4", "16", "64"
+    );
+    for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
+        for head_dim in [64, 128] {
+            print!("{:>5} {head_dim:>7}", format!("{kv_type:?}"));
+            let bytes = kv_type.part_bytes(head_dim);
+            let keys = part(kv_type, head_dim, TILES);
+            let values = part(kv_type, head_dim, TILES);
+            for n in [1, 3, 4, 16, 64] {
+                let q = Rng::new(4).floats(n * head_dim, 1.0);
+                let mut states = vec![0.0; n * (head_dim + 2)];
+                let seconds = best(12, || {
+                    for (keys, values) in keys.chunks(bytes).zip(values.chunks(bytes)) {
+                        let kv = KvTile {
+                            kv_type,
+                            head_dim,
+                            keys,
+                            values,
+                        };
+                        let ranges = [[0, 64]; 64];
+                        kernels.attend_tile(&kv, &q, &ranges[..n], 0.125, &mut states);
+                    }
+                    black_box(&mut states);
+                });
+                let products = 2 * n * head_dim * TILES * KV_TILE;
+                print!(" {:>7.1}", products as f64 / seconds / 1e9);
+            }
+            println!();
+        }
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let kernels = args
@@ -47,8 +100,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         kernels.name()
     );
     println!(
-        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "type", "decode", "2", "4", "8", "128"
+        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
+        "type", "decode", "1", "2", "4", "8", "128"
     );
     for qtype in QuantType::ALL {
         let layout = TensorLayout::new(qtype, TILE_ROWS, COLS)?;
@@ -62,7 +115,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         print!("{:>5} {:>7.1}", qtype, bytes.len() as f64 / seconds / 1e9);
         let run = run.slice(0..64);
-        for rows in [2, 4, 8, 128] {
+        for rows in [1, 2, 4, 8, 128] {
             let mut out = vec![0.0; 64 * TILE_ROWS * rows];
             let call = || kernels.matmul(black_box(&run), &x.rows(rows), black_box(&mut out));
             let products = (64 * TILE_ROWS * COLS * rows) as f64;
@@ -70,5 +123,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         println!();
     }
+    attention(kernels);
     Ok(())
 }

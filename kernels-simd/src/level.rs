@@ -12,7 +12,8 @@ pub enum Level {
     ScalarFma,
     /// x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
     Avx2,
-    /// The same with the 8-bit dot product in 256 bits, AVX-VNNI (Intel since 2021, AMD since 2024).
+    /// The same with the 8-bit dot product in 256 bits: AVX-VNNI (Intel since 2021, AMD since 2024), or,
+    /// without it, AVX-512 VNNI and VL, which have the same instruction in another encoding.
     AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel since 2019, AMD since 2022).
     Avx512,

@@ -24,8 +24,9 @@
 //!
 //! Kernels are safe functions with `#[target_feature]`; slices are cut by ordinary indexing. What is
 //! unsafe: the calls through the table (the CPU must have the level, which holding a `&'static
-//! Kernels` proves) in `table.rs`, and loads and stores of vectors (which check the length first) in
-//! each level's `load.rs`. No other file may hold `unsafe`.
+//! Kernels` proves) in `table.rs`, and in each level's `load.rs` loads and stores of vectors (which
+//! check the length first) and an empty `asm!` that keeps the compiler from moving instructions
+//! across it. No other file may hold `unsafe`.
 
 mod error;
 mod level;

@@ -11,7 +11,7 @@ use chaski_quant::{
 
 use crate::{Level, LevelError, plain};
 
-type MatmulFn = unsafe fn(&TileRun<'_>, &ActRows<'_>, &mut [f32]);
+pub(crate) type MatmulFn = unsafe fn(&TileRun<'_>, &ActRows<'_>, &mut [f32]);
 type AttendFn = unsafe fn(&KvTile<'_>, &[f32], &[[u8; 2]], f32, &mut [f32]);
 
 /// One SIMD level's kernels. Holding a `&'static Kernels` proves that this CPU has the level.
@@ -53,6 +53,8 @@ fn table(level: Level) -> Option<&'static Kernels> {
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => crate::x86_64::avx2::is_available().then_some(&crate::x86_64::avx2::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => crate::x86_64::avxvnni::table(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => {
             crate::x86_64::avx512::is_available().then_some(&crate::x86_64::avx512::TABLE)

@@ -61,6 +61,14 @@ pub(crate) struct MergeWeights {
 }
 
 impl MergeWeights {
+    /// Of an empty state, into an empty one.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const EMPTY: Self = Self {
+        ab: None,
+        m: f32::NEG_INFINITY,
+        l: 0.0,
+    };
+
     /// Weights for the earlier state `into` and a later one's maximum and sum; `exp` of a pair.
     #[inline(always)]
     pub(crate) fn new(

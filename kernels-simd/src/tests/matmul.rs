@@ -79,6 +79,18 @@ fn every_shape_gives_the_oracles_bits() {
 }
 
 #[test]
+fn long_rows_in_several_parts_give_the_oracles_bits() {
+    // More bytes of activations than kernels take at a time, and a last part of another length.
+    for qtype in QuantType::ALL.into_iter().filter(|t| t.is_quantized()) {
+        let mut rng = Rng::new(11);
+        let layout = layout(qtype, 2, 257);
+        let packed = random_tiles(&mut rng, &layout);
+        let x = acts(&mut rng, 37, 257, Fill::Random);
+        check(&layout, &packed, 64, &x.rows(37), "several parts");
+    }
+}
+
+#[test]
 fn extreme_codes_and_scales_give_the_oracles_bits() {
     for qtype in QuantType::ALL {
         let layout = layout(qtype, 1, 3);

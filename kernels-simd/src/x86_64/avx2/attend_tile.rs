@@ -1,13 +1,16 @@
 //! Attention of several queries over one KV tile.
 //!
 //! ```text
-//! keys     lane = position: G groups of 16 positions, N queries, 2 N G = 8 sums in registers
+//! keys     lane = position: G groups of 16 positions, N queries, 2 N G = 6 to 12 sums in registers
 //! softmax  each query alone, 8 positions at a time; positions out of its range are masked out
-//! values   lane = channel: C vectors of 8 channels, N queries, N C = 8 sums in registers
+//! values   lane = channel: C vectors of 8 channels, N queries, N C = 6 to 12 sums in registers
 //! ```
 //!
 //! Queries of one group of N may have different ranges: scores out of a query's range are computed
 //! and dropped, values out of it are not touched (a stale page may hold anything).
+//!
+//! Loops instead of `array::from_fn`: that function has not this level's instructions, so closures
+//! that have them stay calls in it, one for each vector.
 
 use std::arch::x86_64::{
     __m256, _CMP_GT_OQ, _CMP_LE_OQ, _mm_cvtss_f32, _mm_max_ps, _mm_movehdup_ps, _mm_movehl_ps,
@@ -21,7 +24,7 @@ use chaski_quant::scalar::attention::{KV_TILE, KvTile, KvType};
 
 use super::{
     exp::exp,
-    load::{load_f32x8, load_f32x8_le, load_u8x8, load_u8x16, store_f32x8},
+    load::{keep_order_f32, load_f32x8, load_f32x8_le, load_u8x8, load_u8x16, store_f32x8},
     merge::merge_weights,
     rms_norm::tree16,
 };
@@ -54,7 +57,8 @@ pub(crate) fn attend_tile(
     }
 }
 
-/// Cuts the queries into groups of up to four neighbours whose ranges are not empty.
+/// Cuts the queries into groups of 6, or up to 4, neighbours whose ranges are not empty: with 6 the
+/// fused steps decide, with 4 the number of instructions.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn all_queries<const KV: u8>(
@@ -69,7 +73,7 @@ fn all_queries<const KV: u8>(
     while i < ranges.len() {
         let n = ranges[i..]
             .iter()
-            .take(4)
+            .take(6)
             .take_while(|r| r[0] < r[1])
             .count();
         let (q, states) = (&q[i * q_len..], &mut states[i * state_len..]);
@@ -78,9 +82,10 @@ fn all_queries<const KV: u8>(
             1 => group::<KV, 1, 4, 8>(kv, q, &ranges[i..], scale, states),
             2 => group::<KV, 2, 2, 4>(kv, q, &ranges[i..], scale, states),
             3 => group::<KV, 3, 1, 2>(kv, q, &ranges[i..], scale, states),
-            _ => group::<KV, 4, 1, 2>(kv, q, &ranges[i..], scale, states),
+            4 | 5 => group::<KV, 4, 1, 2>(kv, q, &ranges[i..], scale, states),
+            _ => group::<KV, 6, 1, 2>(kv, q, &ranges[i..], scale, states),
         }
-        i += n.max(1);
+        i += if n == 5 { 4 } else { n.max(1) };
     }
 }
 
@@ -95,17 +100,25 @@ fn group<const KV: u8, const N: usize, const G: usize, const C: usize>(
     states: &mut [f32],
 ) {
     let n = kv.head_dim;
-    let ranges: [[usize; 2]; N] = std::array::from_fn(|i| ranges[i].map(usize::from));
-    let lo = ranges.iter().fold(KV_TILE, |lo, r| lo.min(r[0]));
-    let hi = ranges.iter().fold(0, |hi, r| hi.max(r[1]));
+    let (mut lo, mut hi, mut bounds) = (KV_TILE, 0, [[0; 2]; N]);
+    for (bounds, range) in bounds.iter_mut().zip(ranges) {
+        *bounds = range.map(usize::from);
+        (lo, hi) = (lo.min(bounds[0]), hi.max(bounds[1]));
+    }
+    let ranges = bounds;
     let mut p = [[0.0; KV_TILE]; N];
     for first in (lo / (GROUP * G) * G..hi.div_ceil(GROUP)).step_by(G) {
         scores::<KV, N, G>(kv, q, first, scale, &mut p);
     }
-    let weights: [MergeWeights; N] = std::array::from_fn(|i| {
-        let (m, l) = softmax(&mut p[i], ranges[i]);
-        merge_weights(&states[i * (n + 2)..(i + 1) * (n + 2)], m, l)
-    });
+    let mut weights = [const { MergeWeights::EMPTY }; N];
+    for i in 0..N {
+        let (m, l) = if ranges[i] == [0, KV_TILE] {
+            softmax::<true>(&mut p[i], ranges[i])
+        } else {
+            softmax::<false>(&mut p[i], ranges[i])
+        };
+        weights[i] = merge_weights(&states[i * (n + 2)..(i + 1) * (n + 2)], m, l);
+    }
     let mut c = 0;
     while c + C * LANES <= n {
         values::<KV, N, C>(kv, &p, &ranges, c, &weights, states);
@@ -119,6 +132,15 @@ fn group<const KV: u8, const N: usize, const G: usize, const C: usize>(
         let state = &mut states[i * (n + 2)..(i + 1) * (n + 2)];
         last_values::<KV>(kv, &p[i], ranges[i], c, weights, state);
         weights.finish(state);
+    }
+}
+
+/// Bytes of an element.
+const fn bytes_of<const KV: u8>() -> usize {
+    match KV {
+        F32 => 4,
+        F16 => 2,
+        _ => 1,
     }
 }
 
@@ -147,7 +169,16 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     out: &mut [Scores; N],
 ) {
     let n = kv.head_dim;
-    let q: [&[f32]; N] = std::array::from_fn(|i| &q[i * n..(i + 1) * n]);
+    let mut rows: [&[f32]; N] = [&[]; N];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = &q[i * n..(i + 1) * n];
+    }
+    // What the compiler then knows: no step needs a check.
+    let bytes = GROUP * bytes_of::<KV>();
+    let mut keys: [&[u8]; G] = [&[]; G];
+    for (g, keys) in keys.iter_mut().enumerate() {
+        *keys = &kv.keys[(first + g) * bytes * n..][..bytes * n];
+    }
     let mut d = [[_mm256_setzero_ps(); 2]; G];
     if KV == Q8 {
         let scales = &kv.keys[KV_TILE * n..];
@@ -159,13 +190,18 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     }
     let mut acc = [[[_mm256_setzero_ps(); N]; 2]; G];
     for c in 0..n {
-        let q: [__m256; N] = std::array::from_fn(|i| _mm256_set1_ps(q[i][c]));
+        let mut k = [[_mm256_setzero_ps(); 2]; G];
         for g in 0..G {
             for half in 0..2 {
-                let at = (first + g) * GROUP * n + c * GROUP + half * LANES;
-                let k = load8::<KV>(kv.keys, at, d[g][half]);
-                for i in 0..N {
-                    acc[g][half][i] = _mm256_fmadd_ps(q[i], k, acc[g][half][i]);
+                k[g][half] = load8::<KV>(keys[g], c * GROUP + half * LANES, d[g][half]);
+            }
+        }
+        for i in 0..N {
+            let q = _mm256_set1_ps(rows[i][c]);
+            for g in 0..G {
+                for half in 0..2 {
+                    let acc = &mut acc[g][half][i];
+                    *acc = keep_order_f32::<N>(_mm256_fmadd_ps(q, k[g][half], *acc));
                 }
             }
         }
@@ -201,28 +237,39 @@ pub(in crate::x86_64) fn max_lane(x: __m256) -> f32 {
     _mm_cvtss_f32(_mm_max_ps(x, _mm_movehdup_ps(x)))
 }
 
-/// Scores to `exp(score - m)` within the range; `m` and their sum.
+/// `x` in the lanes of positions `first..first + 8` that lie in the range, else `other`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn softmax(p: &mut Scores, range: [usize; 2]) -> (f32, f32) {
-    let vectors = (range[0] / LANES * LANES..range[1]).step_by(LANES);
+fn within<const ALL: bool>(x: __m256, other: __m256, first: usize, range: [usize; 2]) -> __m256 {
+    if ALL {
+        x
+    } else {
+        _mm256_blendv_ps(other, x, mask(first, range))
+    }
+}
+
+/// Scores to `exp(score - m)` within the range; `m` and their sum. `ALL`: the range is the tile.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn softmax<const ALL: bool>(p: &mut Scores, range: [usize; 2]) -> (f32, f32) {
+    let range = if ALL { [0, KV_TILE] } else { range };
+    let vectors = (range[0] / LANES)..range[1].div_ceil(LANES);
     let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
     let mut max = lowest;
     for i in vectors.clone() {
-        let score = _mm256_blendv_ps(lowest, load_f32x8(p, i), mask(i, range));
+        let score = within::<ALL>(load_f32x8(p, i * LANES), lowest, i * LANES, range);
         // The second operand where the score is NaN: it shows in the probabilities.
         max = _mm256_max_ps(score, max);
     }
     // The zero makes -0 into 0, whichever of the two the order of lanes has left.
     let m = max_lane(max) + 0.0;
-    let mut lanes = [_mm256_setzero_ps(); 2];
+    let (mut lanes, zero) = ([_mm256_setzero_ps(); 2], _mm256_setzero_ps());
     for i in vectors {
-        let e = exp(_mm256_sub_ps(load_f32x8(p, i), _mm256_set1_ps(m)));
+        let e = exp(_mm256_sub_ps(load_f32x8(p, i * LANES), _mm256_set1_ps(m)));
         // Adding the zeros of masked positions changes nothing: no lane is ever -0.
-        let e = _mm256_and_ps(e, mask(i, range));
-        store_f32x8(p, i, e);
-        let lane = i / LANES % 2;
-        lanes[lane] = _mm256_add_ps(lanes[lane], e);
+        let e = within::<ALL>(e, zero, i * LANES, range);
+        store_f32x8(p, i * LANES, e);
+        lanes[i % 2] = _mm256_add_ps(lanes[i % 2], e);
     }
     (m, tree16(lanes))
 }
@@ -274,19 +321,28 @@ fn values<const KV: u8, const N: usize, const C: usize>(
     weights: &[MergeWeights; N],
     states: &mut [f32],
 ) {
-    let common_lo = ranges.iter().fold(0, |lo, r| lo.max(r[0]));
-    let common_hi = ranges.iter().fold(KV_TILE, |hi, r| hi.min(r[1]));
-    let mut acc: [[__m256; C]; N] = std::array::from_fn(|n| {
-        let ([lo, hi], zero) = (ranges[n], [_mm256_setzero_ps(); C]);
-        values_of_one::<KV, C>(kv, &p[n], lo, hi.min(common_lo), c, zero)
-    });
+    let (mut common_lo, mut common_hi) = (0, KV_TILE);
+    for [lo, hi] in *ranges {
+        (common_lo, common_hi) = (common_lo.max(lo), common_hi.min(hi));
+    }
+    let mut acc = [[_mm256_setzero_ps(); C]; N];
+    for n in 0..N {
+        let [lo, hi] = ranges[n];
+        acc[n] = values_of_one::<KV, C>(kv, &p[n], lo, hi.min(common_lo), c, acc[n]);
+    }
     for j in common_lo..common_hi {
         let d = value_scale::<KV>(kv, j);
-        let p: [__m256; N] = std::array::from_fn(|n| _mm256_set1_ps(p[n][j]));
+        let at = (j * kv.head_dim + c) * bytes_of::<KV>();
+        let v = &kv.values[at..][..C * LANES * bytes_of::<KV>()];
+        let mut vectors = [_mm256_setzero_ps(); C];
         for i in 0..C {
-            let v = load8::<KV>(kv.values, j * kv.head_dim + c + i * LANES, d);
-            for n in 0..N {
-                acc[n][i] = _mm256_fmadd_ps(p[n], v, acc[n][i]);
+            vectors[i] = load8::<KV>(v, i * LANES, d);
+        }
+        for n in 0..N {
+            let p = _mm256_set1_ps(p[n][j]);
+            for i in 0..C {
+                let acc = &mut acc[n][i];
+                *acc = keep_order_f32::<N>(_mm256_fmadd_ps(p, vectors[i], *acc));
             }
         }
     }
@@ -296,10 +352,12 @@ fn values<const KV: u8, const N: usize, const C: usize>(
         let acc = values_of_one::<KV, C>(kv, &p[n], rest, hi, c, acc);
         for (i, acc) in acc.into_iter().enumerate() {
             let at = n * (kv.head_dim + 2) + c + i * LANES;
-            let merged = weights[n].ab.map_or(acc, |(a, b)| {
+            let merged = if let Some((a, b)) = weights[n].ab {
                 let scaled = _mm256_mul_ps(load_f32x8(states, at), _mm256_set1_ps(a));
                 _mm256_fmadd_ps(acc, _mm256_set1_ps(b), scaled)
-            });
+            } else {
+                acc
+            };
             store_f32x8(states, at, merged);
         }
     }
@@ -320,11 +378,7 @@ fn last_values<const KV: u8>(
     if n == 0 {
         return;
     }
-    let bytes = match KV {
-        F32 => 4,
-        F16 => 2,
-        _ => 1,
-    };
+    let bytes = bytes_of::<KV>();
     let mut acc = _mm256_setzero_ps();
     for j in range[0]..range[1] {
         let mut padded = [0; 4 * LANES];

@@ -44,15 +44,16 @@ fn rows<const B: usize, const N: usize>(
     out: &mut [f32],
     load: impl Fn(&[u8; B], usize) -> __m256 + Copy,
 ) {
-    let rows: [&[[f32; BLOCK]]; N] =
-        std::array::from_fn(|i| &x.floats(t + i).as_chunks().0[..blocks.len()]);
+    let mut rows: [&[[f32; BLOCK]]; N] = [&[]; N];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = &x.floats(t + i).as_chunks().0[..blocks.len()];
+    }
     let mut acc = [[_mm256_setzero_ps(); 2]; N];
     for (b, block) in blocks.iter().enumerate() {
-        let x: [&[f32; BLOCK]; N] = std::array::from_fn(|i| &rows[i][b]);
         for k in 0..BLOCK {
             let w = [load(block, k * TILE_ROWS), load(block, k * TILE_ROWS + 8)];
             for i in 0..N {
-                let x = _mm256_set1_ps(x[i][k]);
+                let x = _mm256_set1_ps(rows[i][b][k]);
                 acc[i][0] = _mm256_fmadd_ps(w[0], x, acc[i][0]);
                 acc[i][1] = _mm256_fmadd_ps(w[1], x, acc[i][1]);
             }

@@ -1,10 +1,14 @@
-//! Vectors in and out of slices: the only `unsafe` of this level. Each function cuts the slice
-//! first, which checks the length; the compiler drops the check where it knows the length.
-#![allow(unsafe_code)] // loads and stores
+//! Vectors in and out of slices: the only `unsafe` of the levels of 256 bits. Each function cuts the
+//! slice first, which checks the length; the compiler drops the check where it knows the length.
+#![allow(unsafe_code)] // loads and stores, an empty `asm!`
 
-use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+use std::arch::{
+    asm,
+    x86_64::{
+        __m128i, __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_storeu_si128,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_ps,
+        _mm256_storeu_si256,
+    },
 };
 
 /// 32 bytes from `bytes[at]`.
@@ -14,6 +18,14 @@ pub(super) fn load_u8x32(bytes: &[u8], at: usize) -> __m256i {
     let bytes = &bytes[at..at + 32];
     // SAFETY: `bytes` is 32 readable bytes, and the load has no alignment requirement.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// 32 bytes from `bytes[at]`, read before those of the next call: the compiler's own order of loads
+/// has been seen to run backwards through a block, which the prefetcher of the memory cannot follow.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_in_order(bytes: &[u8], at: usize) -> __m256i {
+    keep_order::<2>(load_u8x32(bytes, at))
 }
 
 /// 16 bytes from `bytes[at]`.
@@ -91,7 +103,7 @@ pub(super) fn store_u8x16(bytes: &mut [u8], at: usize, v: __m128i) {
 /// Codes `4 g .. 4 g + 4` in every lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m256i {
+pub(in crate::x86_64) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m256i {
     let four = [
         codes[4 * g],
         codes[4 * g + 1],
@@ -104,7 +116,32 @@ pub(super) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m256i {
 /// A pair of 16-bit numbers in every lane, the first one low.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn broadcast_pair(pair: [i16; 2]) -> __m256i {
+pub(in crate::x86_64) fn broadcast_pair(pair: [i16; 2]) -> __m256i {
     let low = i32::from(pair[0].cast_unsigned());
     _mm256_set1_epi32(i32::from(pair[1]) << 16 | low)
+}
+
+/// `v`, which the compiler takes for unknown and keeps in this place of the order of operations.
+///
+/// Without such places it gathers the loads of a whole block in front of it, far more than there
+/// are registers, and moves them to the stack and back. One row (`N`) needs none.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::x86_64) fn keep_order<const N: usize>(mut v: __m256i) -> __m256i {
+    if N > 1 {
+        // SAFETY: no instruction at all; the register stays as it is.
+        unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    }
+    v
+}
+
+/// As [`keep_order`], of floats; up to four sums (`N`) need none.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn keep_order_f32<const N: usize>(mut v: __m256) -> __m256 {
+    if N > 4 {
+        // SAFETY: no instruction at all; the register stays as it is.
+        unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    }
+    v
 }

@@ -5,25 +5,27 @@
 //! first product to the last sum.
 
 mod add;
-pub(in crate::x86_64) mod attend_tile;
+pub(super) mod attend_tile;
 mod dequantize_row;
 mod exp;
 mod float_sweep;
-mod load;
+pub(super) mod load;
 mod matmul_bf16;
 mod matmul_f16;
 mod matmul_f32;
-mod matmul_q4;
-mod matmul_q4h;
-mod matmul_q5;
-mod matmul_q6;
-mod matmul_q8;
-pub(in crate::x86_64) mod merge;
+pub(super) mod matmul_q4;
+pub(super) mod matmul_q4h;
+pub(super) mod matmul_q5;
+pub(super) mod matmul_q6;
+pub(super) mod matmul_q8;
+pub(super) mod merge;
+pub(super) mod panel;
+mod products;
 mod quantize_row;
-pub(in crate::x86_64) mod rms_norm;
+pub(super) mod rms_norm;
 mod rope;
 mod store;
-mod sweep;
+pub(super) mod sweep;
 mod swiglu;
 
 use std::arch::is_x86_feature_detected;
