@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use chaski::{
+    ModelOptions,
     bench::{self, BenchOptions, Row, mean_and_deviation},
     os,
 };
@@ -129,6 +130,8 @@ fn chaski_speed(args: &CompareArgs, test: Test, threads: usize) -> anyhow::Resul
         threads: vec![threads],
         kv_type: chaski_quant::scalar::attention::KvType::F16,
         ubatch: args.ubatch,
+        cpus: Vec::new(),
+        model: ModelOptions::default(),
     };
     let rows = bench::run(&args.chaski, &options, &mut |_, _, _| {})
         .with_context(|| format!("chaski could not measure {}", args.chaski.display()))?;
