@@ -53,6 +53,14 @@ fn table(level: Level) -> Option<&'static Kernels> {
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => crate::x86_64::avx2::is_available().then_some(&crate::x86_64::avx2::TABLE),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon => crate::aarch64::neon::is_available().then_some(&crate::aarch64::neon::TABLE),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Dotprod => {
+            crate::aarch64::dotprod::is_available().then_some(&crate::aarch64::dotprod::TABLE)
+        }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::I8mm => crate::aarch64::i8mm::is_available().then_some(&crate::aarch64::i8mm::TABLE),
         _ => None,
     }
 }

@@ -1,0 +1,200 @@
+//! Quantised tiles times rows of activations: the loops that all quantised types share.
+//!
+//! ```text
+//! up to 8 rows   for each block, each quad: unpack into registers, one step for each row
+//! more           panels (see `neon::blocks`); for each 4 rows, each 8 matrix rows, each block, each
+//!                half of its weights: 8 registers of weights, 32 dot products
+//! ```
+
+use std::arch::aarch64::{
+    float32x4_t, int32x4_t, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vfmaq_f32, vmull_n_s16,
+    vmulq_n_f32,
+};
+
+use chaski_quant::{ActRows, TILE_ROWS, TileRun};
+
+use super::ops::dot16;
+use crate::aarch64::neon::{
+    blocks::{ActRow, Groups, PANEL_BLOCKS, Scales, sweep_panels, times_row_scales, values},
+    load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
+};
+
+/// Rows that share an unpacked quad in registers.
+const MAX_ROWS: usize = 8;
+
+/// A tile block in a panel.
+struct PanelBlock<const H: usize> {
+    /// `[quad][group][16]`.
+    values: [i8; 512],
+    scales: [[f32; TILE_ROWS]; H],
+}
+
+/// `acc` with the block of four rows added, whose integer sum is `isum`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_block(acc: float32x4_t, isum: int32x4_t, scale: float32x4_t, d: f32) -> float32x4_t {
+    vfmaq_f32(acc, vcvtq_f32_s32(isum), vmulq_n_f32(scale, d))
+}
+
+/// Every tile of `w` times every row of `x`.
+///
+/// * `scales(block)`: what all quads of a tile block of `B` bytes need.
+/// * `codes(block, quad)`: the quad's codes.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+pub(super) fn sweep<const B: usize, const H: usize>(
+    w: &TileRun<'_>,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
+    codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
+) {
+    if x.n_rows() > MAX_ROWS {
+        return many_rows(w, x, out, scales, codes);
+    }
+    for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
+        let (row_scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
+        let blocks = &blocks.as_chunks().0[..w.n_blocks()];
+        match x.n_rows() {
+            1 => rows::<B, H, 1>(blocks, x, out, scales, codes),
+            2 => rows::<B, H, 2>(blocks, x, out, scales, codes),
+            3 => rows::<B, H, 3>(blocks, x, out, scales, codes),
+            4 => rows::<B, H, 4>(blocks, x, out, scales, codes),
+            5 => rows::<B, H, 5>(blocks, x, out, scales, codes),
+            6 => rows::<B, H, 6>(blocks, x, out, scales, codes),
+            7 => rows::<B, H, 7>(blocks, x, out, scales, codes),
+            _ => rows::<B, H, 8>(blocks, x, out, scales, codes),
+        }
+        times_row_scales(out, row_scales);
+    }
+}
+
+/// One tile times `N` rows. `out`: `[N, 16]`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn rows<const B: usize, const H: usize, const N: usize>(
+    blocks: &[[u8; B]],
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
+    codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
+) {
+    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, i, 0, blocks.len()));
+    let mut acc = [[vdupq_n_f32(0.0); 4]; N];
+    for (b, block) in blocks.iter().enumerate() {
+        let scales = scales(block);
+        for quad in 0..4 {
+            let codes = codes(block, quad);
+            let (halves, _) = codes.as_chunks::<4>();
+            for i in 0..N {
+                let row = &rows[i];
+                let mut isum = vdupq_n_s32(0);
+                for half in 0..2 {
+                    let h = half * H / 2;
+                    if half == 0 || H == 2 {
+                        isum = vmull_n_s16(scales.offset[h][quad], row.sum::<H>(b, h));
+                    }
+                    isum = dot16(isum, &halves[half], load_i8x16(&row.codes[b], 16 * half));
+                    if half == 1 || H == 2 {
+                        let scale = scales.scale[h][quad];
+                        acc[i][quad] = add_block(acc[i][quad], isum, scale, row.scales[b]);
+                    }
+                }
+            }
+        }
+    }
+    for (i, acc) in acc.as_flattened().iter().enumerate() {
+        store_f32x4(out, 4 * i, *acc);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn many_rows<const B: usize, const H: usize>(
+    w: &TileRun<'_>,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
+    codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
+) {
+    let mut panel = [const {
+        PanelBlock {
+            values: [0; 512],
+            scales: [[0.0; TILE_ROWS]; H],
+        }
+    }; PANEL_BLOCKS];
+    sweep_panels(
+        w,
+        x,
+        out,
+        &mut panel,
+        |block: &[u8; B], panel: &mut PanelBlock<H>| {
+            let scales = scales(block);
+            for quad in 0..4 {
+                let values = values(&codes(block, quad), &scales, quad);
+                for (g, values) in values.into_iter().enumerate() {
+                    store_i8x16(&mut panel.values, 128 * quad + 16 * g, values);
+                }
+                for h in 0..H {
+                    store_f32x4(&mut panel.scales[h], 4 * quad, scales.scale[h][quad]);
+                }
+            }
+        },
+        |panel, x, t, first, out| match out.len() / TILE_ROWS {
+            1 => panel_rows::<H, 1>(panel, x, t, first, out),
+            2 => panel_rows::<H, 2>(panel, x, t, first, out),
+            3 => panel_rows::<H, 3>(panel, x, t, first, out),
+            _ => panel_rows::<H, 4>(panel, x, t, first, out),
+        },
+    );
+}
+
+/// A panel times rows `t..t + N`. `out`: `[N, 16]`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn panel_rows<const H: usize, const N: usize>(
+    panel: &[PanelBlock<H>],
+    x: &ActRows<'_>,
+    t: usize,
+    first: usize,
+    out: &mut [f32],
+) {
+    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, t + i, first, panel.len()));
+    for quads in [[0, 1], [2, 3]] {
+        let mut acc = [[vdupq_n_f32(0.0); 2]; N];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = quads.map(|quad| load_f32x4(out, i * TILE_ROWS + 4 * quad));
+        }
+        for (b, block) in panel.iter().enumerate() {
+            let mut isum = [[vdupq_n_s32(0); 2]; N];
+            for half in 0..2 {
+                let w = quads.map(|quad| {
+                    let at = 128 * quad + 64 * half;
+                    [0, 16, 32, 48].map(|i| load_i8x16(&block.values, at + i))
+                });
+                for i in 0..N {
+                    let x = load_i8x16(&rows[i].codes[b], 16 * half);
+                    for q in 0..2 {
+                        isum[i][q] = dot16(isum[i][q], &w[q], x);
+                    }
+                }
+                if half == 1 || H == 2 {
+                    let scales = &block.scales[half * H / 2];
+                    let scale = quads.map(|quad| load_f32x4(scales, 4 * quad));
+                    for i in 0..N {
+                        for q in 0..2 {
+                            let d = rows[i].scales[b];
+                            acc[i][q] = add_block(acc[i][q], isum[i][q], scale[q], d);
+                        }
+                    }
+                    isum = [[vdupq_n_s32(0); 2]; N];
+                }
+            }
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (quad, acc) in quads.into_iter().zip(acc) {
+                store_f32x4(out, i * TILE_ROWS + 4 * quad, acc);
+            }
+        }
+    }
+}

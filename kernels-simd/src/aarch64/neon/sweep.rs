@@ -1,0 +1,198 @@
+//! Quantised tiles times rows of activations: the loops that all quantised types share.
+//!
+//! ```text
+//! one row       for each block, each quad: unpack into registers, one step
+//! several rows  panels (see `blocks.rs`); for each two rows, block, quad: one step of each
+//! ```
+//!
+//! A *step* multiplies 8 bits by 8 bits into 16, lane = row and weight, adds up to `P` products of
+//! each lane in 16 bits, and then the lanes of a row in 32.
+
+use std::arch::aarch64::{
+    float32x4_t, int8x16_t, int32x4_t, vaddq_s32, vcvtq_f32_s32, vdupq_laneq_s32, vdupq_n_f32,
+    vdupq_n_s32, vfmaq_f32, vget_low_s8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_n_s16,
+    vmull_s8, vmulq_n_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vreinterpretq_s32_s8,
+};
+
+use chaski_quant::{ActRows, TILE_ROWS, TileRun};
+
+use super::{
+    blocks::{ActRow, Groups, PANEL_BLOCKS, Scales, sweep_panels, times_row_scales, values},
+    load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
+};
+
+/// A tile block in a panel.
+struct PanelBlock<const H: usize> {
+    /// `[quad][group][16]`.
+    values: [i8; 512],
+    scales: [[f32; TILE_ROWS]; H],
+}
+
+/// The codes of a block, the four of each group in every lane of 32 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn broadcast_codes(codes: &[i8; 32]) -> Groups {
+    let mut groups = [vreinterpretq_s8_s32(vdupq_n_s32(0)); 8];
+    for half in 0..2 {
+        let x = vreinterpretq_s32_s8(load_i8x16(codes, 16 * half));
+        groups[4 * half] = vreinterpretq_s8_s32(vdupq_laneq_s32::<0>(x));
+        groups[4 * half + 1] = vreinterpretq_s8_s32(vdupq_laneq_s32::<1>(x));
+        groups[4 * half + 2] = vreinterpretq_s8_s32(vdupq_laneq_s32::<2>(x));
+        groups[4 * half + 3] = vreinterpretq_s8_s32(vdupq_laneq_s32::<3>(x));
+    }
+    groups
+}
+
+/// Sums of the products of four rows' weights, `P` products in 16 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dot<const P: usize>(w: &[int8x16_t], x: &[int8x16_t]) -> int32x4_t {
+    let (mut low, mut high) = (vdupq_n_s32(0), vdupq_n_s32(0));
+    for (w, x) in w.chunks_exact(P).zip(x.chunks_exact(P)) {
+        let mut products = [
+            vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0])),
+            vmull_high_s8(w[0], x[0]),
+        ];
+        for g in 1..P {
+            products[0] = vmlal_s8(products[0], vget_low_s8(w[g]), vget_low_s8(x[g]));
+            products[1] = vmlal_high_s8(products[1], w[g], x[g]);
+        }
+        low = vpadalq_s16(low, products[0]);
+        high = vpadalq_s16(high, products[1]);
+    }
+    vpaddq_s32(low, high)
+}
+
+/// `acc` with the block of four rows added, whose integer sum is `isum`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_block(acc: float32x4_t, isum: int32x4_t, scale: float32x4_t, d: f32) -> float32x4_t {
+    vfmaq_f32(acc, vcvtq_f32_s32(isum), vmulq_n_f32(scale, d))
+}
+
+/// Every tile of `w` times every row of `x`.
+///
+/// * `P`, `PANEL_P`: products of codes with activations, and of values with activations, that fit
+///   16 bits.
+/// * `scales(block)`: what all quads of a tile block of `B` bytes need.
+/// * `codes(block, quad)`: the quad's codes.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn sweep<const B: usize, const H: usize, const P: usize, const PANEL_P: usize>(
+    w: &TileRun<'_>,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
+    codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
+) {
+    if x.n_rows() == 1 {
+        return one_row::<B, H, P>(w, x, out, scales, codes);
+    }
+    let mut panel = [const {
+        PanelBlock {
+            values: [0; 512],
+            scales: [[0.0; TILE_ROWS]; H],
+        }
+    }; PANEL_BLOCKS];
+    sweep_panels(
+        w,
+        x,
+        out,
+        &mut panel,
+        |block: &[u8; B], panel: &mut PanelBlock<H>| {
+            let scales = scales(block);
+            for quad in 0..4 {
+                let values = values(&codes(block, quad), &scales, quad);
+                for (g, values) in values.into_iter().enumerate() {
+                    store_i8x16(&mut panel.values, 128 * quad + 16 * g, values);
+                }
+                for h in 0..H {
+                    store_f32x4(&mut panel.scales[h], 4 * quad, scales.scale[h][quad]);
+                }
+            }
+        },
+        |panel, x, t, first, out| {
+            for (i, out) in out.chunks_mut(2 * TILE_ROWS).enumerate() {
+                let t = t + 2 * i;
+                match out.len() / TILE_ROWS {
+                    1 => panel_rows::<H, PANEL_P, 1>(panel, x, t, first, out),
+                    _ => panel_rows::<H, PANEL_P, 2>(panel, x, t, first, out),
+                }
+            }
+        },
+    );
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn one_row<const B: usize, const H: usize, const P: usize>(
+    w: &TileRun<'_>,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
+    codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
+) {
+    let x = ActRow::new(x, 0, 0, w.n_blocks());
+    for (i, out) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
+        let (row_scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
+        let blocks = &blocks.as_chunks().0[..w.n_blocks()];
+        let mut acc = [vdupq_n_f32(0.0); 4];
+        for (b, block) in blocks.iter().enumerate() {
+            let (scales, x_groups) = (scales(block), broadcast_codes(&x.codes[b]));
+            for quad in 0..4 {
+                let codes = codes(block, quad);
+                for h in 0..H {
+                    let half = h * (8 / H)..(h + 1) * (8 / H);
+                    let isum = dot::<P>(&codes[half.clone()], &x_groups[half]);
+                    let offset = vmull_n_s16(scales.offset[h][quad], x.sum::<H>(b, h));
+                    let isum = vaddq_s32(isum, offset);
+                    acc[quad] = add_block(acc[quad], isum, scales.scale[h][quad], x.scales[b]);
+                }
+            }
+        }
+        for (quad, acc) in acc.into_iter().enumerate() {
+            store_f32x4(out, 4 * quad, acc);
+        }
+        times_row_scales(out, row_scales);
+    }
+}
+
+/// A panel times rows `t..t + N`; the activations stay in registers. `out`: `[N, 16]`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn panel_rows<const H: usize, const P: usize, const N: usize>(
+    panel: &[PanelBlock<H>],
+    x: &ActRows<'_>,
+    t: usize,
+    first: usize,
+    out: &mut [f32],
+) {
+    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, t + i, first, panel.len()));
+    let mut acc = [[vdupq_n_f32(0.0); 4]; N];
+    for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
+        *acc = load_f32x4(out, 4 * i);
+    }
+    for (b, block) in panel.iter().enumerate() {
+        let mut x = [broadcast_codes(&rows[0].codes[b]); N];
+        for i in 1..N {
+            x[i] = broadcast_codes(&rows[i].codes[b]);
+        }
+        for quad in 0..4 {
+            for h in 0..H {
+                let (first, n) = (h * (8 / H), 8 / H);
+                let scale = load_f32x4(&block.scales[h], 4 * quad);
+                let mut w = [vreinterpretq_s8_s32(vdupq_n_s32(0)); 8];
+                for g in first..first + n {
+                    w[g] = load_i8x16(&block.values, 128 * quad + 16 * g);
+                }
+                for i in 0..N {
+                    let isum = dot::<P>(&w[first..first + n], &x[i][first..first + n]);
+                    acc[i][quad] = add_block(acc[i][quad], isum, scale, rows[i].scales[b]);
+                }
+            }
+        }
+    }
+    for (i, acc) in acc.as_flattened().iter().enumerate() {
+        store_f32x4(out, 4 * i, *acc);
+    }
+}
