@@ -15,7 +15,10 @@ use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::ops::dot16;
 use crate::aarch64::neon::{
-    blocks::{ActRow, Groups, PANEL_BLOCKS, Scales, sweep_panels, times_row_scales, values},
+    blocks::{
+        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, load_groups, sweep_panels,
+        times_row_scales, values,
+    },
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
 };
 
@@ -79,25 +82,29 @@ fn rows<const B: usize, const H: usize, const N: usize>(
     scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
     codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
 ) {
-    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, i, 0, blocks.len()));
+    let rows = act_rows::<N>(x, 0, N, 0, blocks.len());
     let mut acc = [[vdupq_n_f32(0.0); 4]; N];
     for (b, block) in blocks.iter().enumerate() {
-        let scales = scales(block);
+        let (x, scales) = (act_blocks(&rows, b), scales(block));
         for quad in 0..4 {
             let codes = codes(block, quad);
             let (halves, _) = codes.as_chunks::<4>();
-            for i in 0..N {
-                let row = &rows[i];
-                let mut isum = vdupq_n_s32(0);
-                for half in 0..2 {
-                    let h = half * H / 2;
-                    if half == 0 || H == 2 {
-                        isum = vmull_n_s16(scales.offset[h][quad], row.sum::<H>(b, h));
+            // Short loops over the rows, which the compiler unrolls.
+            let mut isum = [vdupq_n_s32(0); N];
+            for half in 0..2 {
+                let h = half * H / 2;
+                if half == 0 || H == 2 {
+                    for i in 0..N {
+                        isum[i] = vmull_n_s16(scales.offset[h][quad], x[i].sum::<H>(h));
                     }
-                    isum = dot16(isum, &halves[half], load_i8x16(&row.codes[b], 16 * half));
-                    if half == 1 || H == 2 {
+                }
+                for i in 0..N {
+                    isum[i] = dot16(isum[i], &halves[half], load_i8x16(x[i].codes, 16 * half));
+                }
+                if half == 1 || H == 2 {
+                    for i in 0..N {
                         let scale = scales.scale[h][quad];
-                        acc[i][quad] = add_block(acc[i][quad], isum, scale, row.scales[b]);
+                        acc[i][quad] = add_block(acc[i][quad], isum[i], scale, x[i].scale);
                     }
                 }
             }
@@ -159,41 +166,44 @@ fn panel_rows<const H: usize, const N: usize>(
     first: usize,
     out: &mut [f32],
 ) {
-    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, t + i, first, panel.len()));
-    for quads in [[0, 1], [2, 3]] {
+    let rows = act_rows::<N>(x, t, N, first, panel.len());
+    for half_tile in 0..2 {
+        let quad = 2 * half_tile;
         let mut acc = [[vdupq_n_f32(0.0); 2]; N];
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = quads.map(|quad| load_f32x4(out, i * TILE_ROWS + 4 * quad));
+        for i in 0..N {
+            for q in 0..2 {
+                acc[i][q] = load_f32x4(out, i * TILE_ROWS + 4 * (quad + q));
+            }
         }
         for (b, block) in panel.iter().enumerate() {
+            let x = act_blocks(&rows, b);
             let mut isum = [[vdupq_n_s32(0); 2]; N];
             for half in 0..2 {
-                let w = quads.map(|quad| {
-                    let at = 128 * quad + 64 * half;
-                    [0, 16, 32, 48].map(|i| load_i8x16(&block.values, at + i))
-                });
+                let w = [
+                    load_groups(&block.values, 128 * quad + 64 * half),
+                    load_groups(&block.values, 128 * (quad + 1) + 64 * half),
+                ];
                 for i in 0..N {
-                    let x = load_i8x16(&rows[i].codes[b], 16 * half);
+                    let codes = load_i8x16(x[i].codes, 16 * half);
                     for q in 0..2 {
-                        isum[i][q] = dot16(isum[i][q], &w[q], x);
+                        isum[i][q] = dot16(isum[i][q], &w[q], codes);
                     }
                 }
                 if half == 1 || H == 2 {
                     let scales = &block.scales[half * H / 2];
-                    let scale = quads.map(|quad| load_f32x4(scales, 4 * quad));
                     for i in 0..N {
                         for q in 0..2 {
-                            let d = rows[i].scales[b];
-                            acc[i][q] = add_block(acc[i][q], isum[i][q], scale[q], d);
+                            let scale = load_f32x4(scales, 4 * (quad + q));
+                            acc[i][q] = add_block(acc[i][q], isum[i][q], scale, x[i].scale);
                         }
                     }
                     isum = [[vdupq_n_s32(0); 2]; N];
                 }
             }
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (quad, acc) in quads.into_iter().zip(acc) {
-                store_f32x4(out, i * TILE_ROWS + 4 * quad, acc);
+        for i in 0..N {
+            for q in 0..2 {
+                store_f32x4(out, i * TILE_ROWS + 4 * (quad + q), acc[i][q]);
             }
         }
     }

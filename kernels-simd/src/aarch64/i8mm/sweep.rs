@@ -20,7 +20,7 @@ use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::ops::matmul_2x2;
 use crate::aarch64::neon::{
-    blocks::{ActRow, Groups, PANEL_BLOCKS, Scales, sweep_panels, values},
+    blocks::{Groups, PANEL_BLOCKS, Scales, act_rows, sweep_panels, values},
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
 };
 
@@ -71,9 +71,12 @@ fn fill_quad<const H: usize>(
 ) {
     let values = values(codes, scales, quad);
     for (o, groups) in values.as_chunks::<2>().0.iter().enumerate() {
-        let groups = groups.map(|g| vreinterpretq_s32_s8(g));
-        let low = vreinterpretq_s8_s32(vzip1q_s32(groups[0], groups[1]));
-        let high = vreinterpretq_s8_s32(vzip2q_s32(groups[0], groups[1]));
+        let (a, b) = (
+            vreinterpretq_s32_s8(groups[0]),
+            vreinterpretq_s32_s8(groups[1]),
+        );
+        let low = vreinterpretq_s8_s32(vzip1q_s32(a, b));
+        let high = vreinterpretq_s8_s32(vzip2q_s32(a, b));
         store_i8x16(&mut panel.values, 128 * quad + 16 * o, low);
         store_i8x16(&mut panel.values, 128 * quad + 64 + 16 * o, high);
     }
@@ -135,29 +138,31 @@ fn panel_rows<const H: usize, const N: usize, const P: usize>(
     first: usize,
     out: &mut [f32],
 ) {
-    let rows: [[ActRow<'_>; 2]; P] = std::array::from_fn(|p| {
-        [2 * p, (2 * p + 1).min(N - 1)].map(|i| ActRow::new(x, t + i, first, panel.len()))
-    });
-    for pairs in [0, 4] {
-        let at = |i: usize, quad: usize| i.min(N - 1) * TILE_ROWS + 2 * pairs + 4 * quad;
+    let rows = act_rows::<4>(x, t, N, first, panel.len());
+    let (rows, _) = rows.as_chunks::<2>();
+    for half_tile in 0..2 {
+        let first_pair = 4 * half_tile;
+        let at = |i: usize, quad: usize| i * TILE_ROWS + 8 * half_tile + 4 * quad;
         let mut acc = [[vdupq_n_f32(0.0); 4]; P];
-        for (p, acc) in acc.iter_mut().enumerate() {
+        for p in 0..P {
             for quad in 0..2 {
-                let both = [2 * p, 2 * p + 1].map(|i| load_f32x4(out, at(i, quad)));
-                [acc[2 * quad], acc[2 * quad + 1]] = zip_floats(both[0], both[1]);
+                let upper = load_f32x4(out, at(2 * p, quad));
+                let lower = load_f32x4(out, at((2 * p + 1).min(N - 1), quad));
+                [acc[p][2 * quad], acc[p][2 * quad + 1]] = zip_floats(upper, lower);
             }
         }
         for (b, block) in panel.iter().enumerate() {
             let mut isum = [[vdupq_n_s32(0); 4]; P];
             for half in 0..2 {
                 let mut x = [[vreinterpretq_s8_s32(vdupq_n_s32(0)); 2]; P];
-                for (x, rows) in x.iter_mut().zip(&rows) {
-                    let both = rows.map(|row| load_i8x16(&row.codes[b], 16 * half));
-                    *x = zip_halves(both[0], both[1]);
+                for p in 0..P {
+                    let upper = load_i8x16(&rows[p][0].codes[b], 16 * half);
+                    let lower = load_i8x16(&rows[p][1].codes[b], 16 * half);
+                    x[p] = zip_halves(upper, lower);
                 }
-                for o in 0..2 {
-                    for pair in 0..4 {
-                        let from = 64 * (pairs + pair) + 16 * (2 * half + o);
+                for pair in 0..4 {
+                    for o in 0..2 {
+                        let from = 64 * (first_pair + pair) + 16 * (2 * half + o);
                         let w = load_i8x16(&block.values, from);
                         for p in 0..P {
                             isum[p][pair] = matmul_2x2(isum[p][pair], x[p][o], w);
@@ -167,21 +172,23 @@ fn panel_rows<const H: usize, const N: usize, const P: usize>(
                 if half == 1 || H == 2 {
                     let scales = &block.scales[half * H / 2];
                     for p in 0..P {
-                        let d = rows[p].map(|row| vdup_n_f32(row.scales[b]));
-                        let d = vcombine_f32(d[0], d[1]);
+                        let d = vcombine_f32(
+                            vdup_n_f32(rows[p][0].scales[b]),
+                            vdup_n_f32(rows[p][1].scales[b]),
+                        );
                         for pair in 0..4 {
-                            let scale = vmulq_f32(load_f32x4(scales, 4 * (pairs + pair)), d);
+                            let scale = load_f32x4(scales, 4 * (first_pair + pair));
                             let sum = vcvtq_f32_s32(isum[p][pair]);
-                            acc[p][pair] = vfmaq_f32(acc[p][pair], sum, scale);
+                            acc[p][pair] = vfmaq_f32(acc[p][pair], sum, vmulq_f32(scale, d));
                         }
                     }
                     isum = [[vdupq_n_s32(0); 4]; P];
                 }
             }
         }
-        for (p, acc) in acc.into_iter().enumerate() {
+        for p in 0..P {
             for quad in 0..2 {
-                let both = zip_floats(acc[2 * quad], acc[2 * quad + 1]);
+                let both = zip_floats(acc[p][2 * quad], acc[p][2 * quad + 1]);
                 for i in 2 * p..N.min(2 * p + 2) {
                     store_f32x4(out, at(i, quad), both[i - 2 * p]);
                 }

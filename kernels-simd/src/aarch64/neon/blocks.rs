@@ -11,7 +11,7 @@ use std::arch::aarch64::{
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
-use super::load::{load_f32x4, load_f32x4_le, load_u8x16, store_f32x4};
+use super::load::{load_f32x4, load_f32x4_le, load_i8x16, load_u8x16, store_f32x4};
 
 /// Groups of one quad.
 pub(in crate::aarch64) type Groups = [int8x16_t; 8];
@@ -30,30 +30,82 @@ pub(in crate::aarch64) struct Scales<const H: usize> {
 pub(in crate::aarch64) struct ActRow<'a> {
     pub(in crate::aarch64) codes: &'a [[i8; 32]],
     pub(in crate::aarch64) scales: &'a [f32],
-    pub(in crate::aarch64) sums: &'a [[i16; 2]],
+    sums: &'a [[i16; 2]],
 }
 
 impl<'a> ActRow<'a> {
     /// Blocks `first..first + n` of row `row`.
     #[inline]
-    pub(in crate::aarch64) fn new(x: &ActRows<'a>, row: usize, first: usize, n: usize) -> Self {
+    fn new(x: &ActRows<'a>, row: usize, first: usize, n: usize) -> Self {
         Self {
             codes: &x.codes(row).as_chunks().0[first..first + n],
             scales: &x.scales(row)[first..first + n],
             sums: &x.sums(row)[first..first + n],
         }
     }
+}
 
-    /// The sum of the codes of block `b` that share scale `h` of `H`.
+/// One block of a row of activations.
+#[derive(Clone, Copy)]
+pub(in crate::aarch64) struct ActBlock<'a> {
+    pub(in crate::aarch64) codes: &'a [i8; 32],
+    pub(in crate::aarch64) scale: f32,
+    sums: [i16; 2],
+}
+
+impl ActBlock<'_> {
+    /// The sum of the codes that share scale `h` of `H`.
     #[inline]
-    pub(in crate::aarch64) fn sum<const H: usize>(&self, b: usize, h: usize) -> i16 {
-        let [low, high] = self.sums[b];
+    pub(in crate::aarch64) fn sum<const H: usize>(&self, h: usize) -> i16 {
+        let [low, high] = self.sums;
         match (H, h) {
             (1, _) => low + high,
             (_, 0) => low,
             _ => high,
         }
     }
+}
+
+/// Block `b` of each row.
+///
+/// A function without features, so that its loop's body can be inlined into the loop.
+#[inline]
+pub(in crate::aarch64) fn act_blocks<'a, const N: usize>(
+    rows: &[ActRow<'a>; N],
+    b: usize,
+) -> [ActBlock<'a>; N] {
+    std::array::from_fn(|i| ActBlock {
+        codes: &rows[i].codes[b],
+        scale: rows[i].scales[b],
+        sums: rows[i].sums[b],
+    })
+}
+
+/// Blocks `first..first + n` of rows `t..t + N`, with the last row again in the place of rows from
+/// `t + end` on.
+///
+/// A function without features, so that its loop's body can be inlined into the loop.
+#[inline]
+pub(in crate::aarch64) fn act_rows<'a, const N: usize>(
+    x: &ActRows<'a>,
+    t: usize,
+    end: usize,
+    first: usize,
+    n: usize,
+) -> [ActRow<'a>; N] {
+    std::array::from_fn(|i| ActRow::new(x, t + i.min(end - 1), first, n))
+}
+
+/// Four neighbouring groups of a panel.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(in crate::aarch64) fn load_groups(values: &[i8; 512], at: usize) -> [int8x16_t; 4] {
+    [
+        load_i8x16(values, at),
+        load_i8x16(values, at + 16),
+        load_i8x16(values, at + 32),
+        load_i8x16(values, at + 48),
+    ]
 }
 
 /// `codes + offset` as bytes: the values of a quad's weights.

@@ -19,6 +19,7 @@ pub(super) mod matmul_q5;
 pub(super) mod matmul_q6;
 pub(super) mod matmul_q8;
 mod merge;
+mod ops;
 mod quantize_row;
 mod rms_norm;
 mod rope;

@@ -10,15 +10,18 @@
 
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, vaddq_s32, vcvtq_f32_s32, vdupq_laneq_s32, vdupq_n_f32,
-    vdupq_n_s32, vfmaq_f32, vget_low_s8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_n_s16,
-    vmull_s8, vmulq_n_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vreinterpretq_s32_s8,
+    vdupq_n_s32, vfmaq_f32, vmull_n_s16, vmulq_n_f32, vpadalq_s16, vpaddq_s32,
+    vreinterpretq_s8_s32, vreinterpretq_s32_s8,
 };
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::{
-    blocks::{ActRow, Groups, PANEL_BLOCKS, Scales, sweep_panels, times_row_scales, values},
+    blocks::{
+        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, sweep_panels, times_row_scales, values,
+    },
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
+    ops::{add_two, mul_two},
 };
 
 /// A tile block in a panel.
@@ -43,19 +46,15 @@ fn broadcast_codes(codes: &[i8; 32]) -> Groups {
     groups
 }
 
-/// Sums of the products of four rows' weights, `P` products in 16 bits.
+/// Sums of the products of four rows' weights, `P` products (an even number) in 16 bits.
 #[inline]
 #[target_feature(enable = "neon")]
 fn dot<const P: usize>(w: &[int8x16_t], x: &[int8x16_t]) -> int32x4_t {
     let (mut low, mut high) = (vdupq_n_s32(0), vdupq_n_s32(0));
     for (w, x) in w.chunks_exact(P).zip(x.chunks_exact(P)) {
-        let mut products = [
-            vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0])),
-            vmull_high_s8(w[0], x[0]),
-        ];
-        for g in 1..P {
-            products[0] = vmlal_s8(products[0], vget_low_s8(w[g]), vget_low_s8(x[g]));
-            products[1] = vmlal_high_s8(products[1], w[g], x[g]);
+        let mut products = mul_two([w[0], w[1]], [x[0], x[1]]);
+        for g in (2..P).step_by(2) {
+            products = add_two(products, [w[g], w[g + 1]], [x[g], x[g + 1]]);
         }
         low = vpadalq_s16(low, products[0]);
         high = vpadalq_s16(high, products[1]);
@@ -132,21 +131,22 @@ fn one_row<const B: usize, const H: usize, const P: usize>(
     scales: impl Fn(&[u8; B]) -> Scales<H> + Copy,
     codes: impl Fn(&[u8; B], usize) -> Groups + Copy,
 ) {
-    let x = ActRow::new(x, 0, 0, w.n_blocks());
+    let x = act_rows::<1>(x, 0, 1, 0, w.n_blocks());
     for (i, out) in out.chunks_exact_mut(TILE_ROWS).enumerate() {
         let (row_scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
         let blocks = &blocks.as_chunks().0[..w.n_blocks()];
         let mut acc = [vdupq_n_f32(0.0); 4];
         for (b, block) in blocks.iter().enumerate() {
-            let (scales, x_groups) = (scales(block), broadcast_codes(&x.codes[b]));
+            let ([x], scales) = (act_blocks(&x, b), scales(block));
+            let x_groups = broadcast_codes(x.codes);
             for quad in 0..4 {
                 let codes = codes(block, quad);
                 for h in 0..H {
                     let half = h * (8 / H)..(h + 1) * (8 / H);
                     let isum = dot::<P>(&codes[half.clone()], &x_groups[half]);
-                    let offset = vmull_n_s16(scales.offset[h][quad], x.sum::<H>(b, h));
+                    let offset = vmull_n_s16(scales.offset[h][quad], x.sum::<H>(h));
                     let isum = vaddq_s32(isum, offset);
-                    acc[quad] = add_block(acc[quad], isum, scales.scale[h][quad], x.scales[b]);
+                    acc[quad] = add_block(acc[quad], isum, scales.scale[h][quad], x.scale);
                 }
             }
         }
@@ -167,15 +167,16 @@ fn panel_rows<const H: usize, const P: usize, const N: usize>(
     first: usize,
     out: &mut [f32],
 ) {
-    let rows: [ActRow<'_>; N] = std::array::from_fn(|i| ActRow::new(x, t + i, first, panel.len()));
+    let rows = act_rows::<N>(x, t, N, first, panel.len());
     let mut acc = [[vdupq_n_f32(0.0); 4]; N];
     for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
         *acc = load_f32x4(out, 4 * i);
     }
     for (b, block) in panel.iter().enumerate() {
-        let mut x = [broadcast_codes(&rows[0].codes[b]); N];
+        let acts = act_blocks(&rows, b);
+        let mut x = [broadcast_codes(acts[0].codes); N];
         for i in 1..N {
-            x[i] = broadcast_codes(&rows[i].codes[b]);
+            x[i] = broadcast_codes(acts[i].codes);
         }
         for quad in 0..4 {
             for h in 0..H {
@@ -187,7 +188,7 @@ fn panel_rows<const H: usize, const P: usize, const N: usize>(
                 }
                 for i in 0..N {
                     let isum = dot::<P>(&w[first..first + n], &x[i][first..first + n]);
-                    acc[i][quad] = add_block(acc[i][quad], isum, scale, rows[i].scales[b]);
+                    acc[i][quad] = add_block(acc[i][quad], isum, scale, acts[i].scale);
                 }
             }
         }
