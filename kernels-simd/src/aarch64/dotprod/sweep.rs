@@ -6,18 +6,15 @@
 //!                half of its weights: 8 registers of weights, 32 dot products
 //! ```
 
-use std::arch::aarch64::{
-    float32x4_t, int32x4_t, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vfmaq_f32, vmull_n_s16,
-    vmulq_n_f32,
-};
+use std::arch::aarch64::{vdupq_n_f32, vmlal_n_s16, vmulq_n_f32};
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::ops::dot16;
 use crate::aarch64::neon::{
     blocks::{
-        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, load_groups, sweep_panels,
-        times_row_scales, values,
+        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, add_block, load_groups, sweep_panels,
+        times_row_scales, values, zero_sum,
     },
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
 };
@@ -30,13 +27,6 @@ struct PanelBlock<const H: usize> {
     /// `[quad][group][16]`.
     values: [i8; 512],
     scales: [[f32; TILE_ROWS]; H],
-}
-
-/// `acc` with the block of four rows added, whose integer sum is `isum`.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn add_block(acc: float32x4_t, isum: int32x4_t, scale: float32x4_t, d: f32) -> float32x4_t {
-    vfmaq_f32(acc, vcvtq_f32_s32(isum), vmulq_n_f32(scale, d))
 }
 
 /// Every tile of `w` times every row of `x`.
@@ -90,12 +80,13 @@ fn rows<const B: usize, const H: usize, const N: usize>(
             let codes = codes(block, quad);
             let (halves, _) = codes.as_chunks::<4>();
             // Short loops over the rows, which the compiler unrolls.
-            let mut isum = [vdupq_n_s32(0); N];
+            let mut isum = [zero_sum(); N];
             for half in 0..2 {
                 let h = half * H / 2;
                 if half == 0 || H == 2 {
                     for i in 0..N {
-                        isum[i] = vmull_n_s16(scales.offset[h][quad], x[i].sum::<H>(h));
+                        let (offset, sum) = (scales.offset[h][quad], x[i].sum::<H>(h));
+                        isum[i] = vmlal_n_s16(zero_sum(), offset, sum);
                     }
                 }
                 for i in 0..N {
@@ -103,8 +94,8 @@ fn rows<const B: usize, const H: usize, const N: usize>(
                 }
                 if half == 1 || H == 2 {
                     for i in 0..N {
-                        let scale = scales.scale[h][quad];
-                        acc[i][quad] = add_block(acc[i][quad], isum[i], scale, x[i].scale);
+                        let scale = vmulq_n_f32(scales.scale[h][quad], x[i].scale);
+                        acc[i][quad] = add_block(acc[i][quad], isum[i], scale);
                     }
                 }
             }
@@ -177,7 +168,7 @@ fn panel_rows<const H: usize, const N: usize>(
         }
         for (b, block) in panel.iter().enumerate() {
             let x = act_blocks(&rows, b);
-            let mut isum = [[vdupq_n_s32(0); 2]; N];
+            let mut isum = [[zero_sum(); 2]; N];
             for half in 0..2 {
                 let w = [
                     load_groups(&block.values, 128 * quad + 64 * half),
@@ -194,10 +185,11 @@ fn panel_rows<const H: usize, const N: usize>(
                     for i in 0..N {
                         for q in 0..2 {
                             let scale = load_f32x4(scales, 4 * (quad + q));
-                            acc[i][q] = add_block(acc[i][q], isum[i][q], scale, x[i].scale);
+                            let scale = vmulq_n_f32(scale, x[i].scale);
+                            acc[i][q] = add_block(acc[i][q], isum[i][q], scale);
                         }
                     }
-                    isum = [[vdupq_n_s32(0); 2]; N];
+                    isum = [[zero_sum(); 2]; N];
                 }
             }
         }

@@ -10,17 +10,17 @@
 //! this shape; block scales and activation scales come in it.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, vcombine_f32, vcvtq_f32_s32, vdup_n_f32, vdupq_n_f32, vdupq_n_s32,
-    vfmaq_f32, vmulq_f32, vreinterpretq_f32_f64, vreinterpretq_f64_f32, vreinterpretq_s8_s32,
-    vreinterpretq_s8_s64, vreinterpretq_s32_s8, vreinterpretq_s64_s8, vzip1q_f64, vzip1q_s32,
-    vzip1q_s64, vzip2q_f64, vzip2q_s32, vzip2q_s64,
+    float32x4_t, int8x16_t, vcombine_f32, vdup_n_f32, vdupq_n_f32, vdupq_n_s32, vmulq_f32,
+    vreinterpretq_f32_f64, vreinterpretq_f64_f32, vreinterpretq_s8_s32, vreinterpretq_s8_s64,
+    vreinterpretq_s32_s8, vreinterpretq_s64_s8, vzip1q_f64, vzip1q_s32, vzip1q_s64, vzip2q_f64,
+    vzip2q_s32, vzip2q_s64,
 };
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::ops::matmul_2x2;
 use crate::aarch64::neon::{
-    blocks::{Groups, PANEL_BLOCKS, Scales, act_rows, sweep_panels, values},
+    blocks::{Groups, PANEL_BLOCKS, Scales, act_rows, add_block, sweep_panels, values, zero_sum},
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
 };
 
@@ -152,7 +152,7 @@ fn panel_rows<const H: usize, const N: usize, const P: usize>(
             }
         }
         for (b, block) in panel.iter().enumerate() {
-            let mut isum = [[vdupq_n_s32(0); 4]; P];
+            let mut isum = [[zero_sum(); 4]; P];
             for half in 0..2 {
                 let mut x = [[vreinterpretq_s8_s32(vdupq_n_s32(0)); 2]; P];
                 for p in 0..P {
@@ -178,11 +178,11 @@ fn panel_rows<const H: usize, const N: usize, const P: usize>(
                         );
                         for pair in 0..4 {
                             let scale = load_f32x4(scales, 4 * (first_pair + pair));
-                            let sum = vcvtq_f32_s32(isum[p][pair]);
-                            acc[p][pair] = vfmaq_f32(acc[p][pair], sum, vmulq_f32(scale, d));
+                            let scale = vmulq_f32(scale, d);
+                            acc[p][pair] = add_block(acc[p][pair], isum[p][pair], scale);
                         }
                     }
-                    isum = [[vdupq_n_s32(0); 4]; P];
+                    isum = [[zero_sum(); 4]; P];
                 }
             }
         }

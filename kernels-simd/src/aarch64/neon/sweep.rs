@@ -9,16 +9,16 @@
 //! each lane in 16 bits, and then the lanes of a row in 32.
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, vaddq_s32, vcvtq_f32_s32, vdupq_laneq_s32, vdupq_n_f32,
-    vdupq_n_s32, vfmaq_f32, vmull_n_s16, vmulq_n_f32, vpadalq_s16, vpaddq_s32,
-    vreinterpretq_s8_s32, vreinterpretq_s32_s8,
+    int8x16_t, int32x4_t, vaddq_s32, vdupq_laneq_s32, vdupq_n_f32, vdupq_n_s32, vmlal_n_s16,
+    vmulq_n_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vreinterpretq_s32_s8,
 };
 
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::{
     blocks::{
-        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, sweep_panels, times_row_scales, values,
+        Groups, PANEL_BLOCKS, Scales, act_blocks, act_rows, add_block, sweep_panels,
+        times_row_scales, values, zero_sum,
     },
     load::{load_f32x4, load_i8x16, store_f32x4, store_i8x16},
     ops::{add_two, mul_two},
@@ -60,13 +60,6 @@ fn dot<const P: usize>(w: &[int8x16_t], x: &[int8x16_t]) -> int32x4_t {
         high = vpadalq_s16(high, products[1]);
     }
     vpaddq_s32(low, high)
-}
-
-/// `acc` with the block of four rows added, whose integer sum is `isum`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn add_block(acc: float32x4_t, isum: int32x4_t, scale: float32x4_t, d: f32) -> float32x4_t {
-    vfmaq_f32(acc, vcvtq_f32_s32(isum), vmulq_n_f32(scale, d))
 }
 
 /// Every tile of `w` times every row of `x`.
@@ -144,9 +137,9 @@ fn one_row<const B: usize, const H: usize, const P: usize>(
                 for h in 0..H {
                     let half = h * (8 / H)..(h + 1) * (8 / H);
                     let isum = dot::<P>(&codes[half.clone()], &x_groups[half]);
-                    let offset = vmull_n_s16(scales.offset[h][quad], x.sum::<H>(h));
-                    let isum = vaddq_s32(isum, offset);
-                    acc[quad] = add_block(acc[quad], isum, scales.scale[h][quad], x.scale);
+                    let offset = vmlal_n_s16(zero_sum(), scales.offset[h][quad], x.sum::<H>(h));
+                    let scale = vmulq_n_f32(scales.scale[h][quad], x.scale);
+                    acc[quad] = add_block(acc[quad], vaddq_s32(isum, offset), scale);
                 }
             }
         }
@@ -188,7 +181,9 @@ fn panel_rows<const H: usize, const P: usize, const N: usize>(
                 }
                 for i in 0..N {
                     let isum = dot::<P>(&w[first..first + n], &x[i][first..first + n]);
-                    acc[i][quad] = add_block(acc[i][quad], isum, scale, acts[i].scale);
+                    let isum = vaddq_s32(isum, zero_sum());
+                    let scale = vmulq_n_f32(scale, acts[i].scale);
+                    acc[i][quad] = add_block(acc[i][quad], isum, scale);
                 }
             }
         }
