@@ -33,6 +33,8 @@ mod aarch64;
 mod error;
 mod level;
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod row_view;
 mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

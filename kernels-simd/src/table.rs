@@ -53,6 +53,14 @@ fn table(level: Level) -> Option<&'static Kernels> {
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => crate::x86_64::avx2::is_available().then_some(&crate::x86_64::avx2::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => {
+            crate::x86_64::avx512::is_available().then_some(&crate::x86_64::avx512::TABLE)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vbmi => {
+            crate::x86_64::avx512::vbmi_is_available().then_some(&crate::x86_64::avx512::VBMI_TABLE)
+        }
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         Level::Neon => crate::aarch64::neon::is_available().then_some(&crate::aarch64::neon::TABLE),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

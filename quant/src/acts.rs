@@ -1,5 +1,7 @@
 //! Activations as the matrix kernels read them.
 
+use std::ops::Range;
+
 use crate::BLOCK;
 
 /// Owned activations of up to `max_rows` rows of `n_blocks` blocks of 32; see [`ActRows`].
@@ -148,6 +150,29 @@ impl<'a> ActRows<'a> {
     /// Blocks of 32 of each row.
     pub const fn n_blocks(&self) -> usize {
         self.n_blocks
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let n = rows.start * self.n_blocks..rows.end * self.n_blocks;
+        let k = n.start * BLOCK..n.end * BLOCK;
+        Self::new(
+            rows.len(),
+            self.n_blocks,
+            &self.floats[k.clone()],
+            &self.codes[k],
+            &self.scales[n.clone()],
+            &self.sums[n],
+        )
+    }
+
+    /// Codes, scales and sums of all rows.
+    pub const fn quantized(&self) -> (&'a [i8], &'a [f32], &'a [[i16; 2]]) {
+        (self.codes, self.scales, self.sums)
     }
 
     /// Floats of row `row`, `[n_blocks * 32]`.

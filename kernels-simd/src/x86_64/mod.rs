@@ -1,4 +1,5 @@
 //! x86-64.
 
 pub(crate) mod avx2;
+pub(crate) mod avx512;
 pub(crate) mod fma;

@@ -195,7 +195,7 @@ fn mask(first: usize, range: [usize; 2]) -> __m256 {
 /// The largest of 8 lanes, none of them NaN.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn max_lane(x: __m256) -> f32 {
+pub(in crate::x86_64) fn max_lane(x: __m256) -> f32 {
     let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_max_ps(x, _mm_movehdup_ps(x)))

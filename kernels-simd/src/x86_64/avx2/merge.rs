@@ -26,7 +26,7 @@ fn exp2(a: f32, b: f32) -> (f32, f32) {
 /// How a later state of maximum `m` and sum `l` enters `into`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn merge_weights(into: &[f32], m: f32, l: f32) -> MergeWeights {
+pub(in crate::x86_64) fn merge_weights(into: &[f32], m: f32, l: f32) -> MergeWeights {
     MergeWeights::new(into, m, l, |a, b| exp2(a, b))
 }
 

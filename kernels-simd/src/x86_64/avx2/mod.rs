@@ -5,7 +5,7 @@
 //! first product to the last sum.
 
 mod add;
-mod attend_tile;
+pub(in crate::x86_64) mod attend_tile;
 mod dequantize_row;
 mod exp;
 mod float_sweep;
@@ -18,9 +18,9 @@ mod matmul_q4h;
 mod matmul_q5;
 mod matmul_q6;
 mod matmul_q8;
-mod merge;
+pub(in crate::x86_64) mod merge;
 mod quantize_row;
-mod rms_norm;
+pub(in crate::x86_64) mod rms_norm;
 mod rope;
 mod store;
 mod sweep;
@@ -39,7 +39,7 @@ pub(crate) fn is_available() -> bool {
 }
 
 /// The kernels of this folder.
-pub(crate) static TABLE: Kernels = Kernels {
+pub(crate) const TABLE: Kernels = Kernels {
     level: Level::Avx2,
     quantize_row: quantize_row::quantize_row,
     matmul: [

@@ -11,7 +11,7 @@ use super::load::{load_f32x8, store_f32x8};
 /// Adds 16 lanes in the fixed tree; see [`chaski_quant::scalar::tree16`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tree16(lanes: [__m256; 2]) -> f32 {
+pub(in crate::x86_64) fn tree16(lanes: [__m256; 2]) -> f32 {
     let x8 = _mm256_add_ps(lanes[0], lanes[1]);
     let x4 = _mm_add_ps(_mm256_castps256_ps128(x8), _mm256_extractf128_ps::<1>(x8));
     let x2 = _mm_add_ps(x4, _mm_movehl_ps(x4, x4));

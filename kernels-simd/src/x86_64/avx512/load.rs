@@ -1,0 +1,176 @@
+//! Vectors in and out of slices: the only `unsafe` of this level. Each function cuts the slice
+//! first, which checks the length; the compiler drops the check where it knows the length.
+#![allow(unsafe_code)] // loads and stores
+
+use std::arch::{
+    asm,
+    x86_64::{
+        __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
+        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+    },
+};
+
+/// 64 bytes from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_u8x64(bytes: &[u8], at: usize) -> __m512i {
+    let bytes = &bytes[at..at + 64];
+    // SAFETY: `bytes` is 64 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// `bytes = v`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_u8x64(bytes: &mut [u8; 64], v: __m512i) {
+    // SAFETY: `bytes` is 64 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
+}
+
+/// 32 bytes from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_u8x32(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: `bytes` is 32 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// 16 bytes from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_u8x16(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: `bytes` is 16 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// 16 little-endian floats from `bytes[at]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_f32x16_le(bytes: &[u8], at: usize) -> __m512 {
+    let bytes = &bytes[at..at + 64];
+    // SAFETY: `bytes` is 64 readable bytes, and the load has no alignment requirement.
+    unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
+}
+
+/// 16 floats from `x[at]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_f32x16(x: &[f32], at: usize) -> __m512 {
+    let x = &x[at..at + 16];
+    // SAFETY: `x` is 16 readable floats, and the load has no alignment requirement.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// The first 16 floats of `x`, or all of them and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_f32_padded(x: &[f32]) -> __m512 {
+    // SAFETY: lanes past the end of `x` are masked out, and masked lanes are not read.
+    unsafe { _mm512_maskz_loadu_ps(lanes_below(x.len()), x.as_ptr()) }
+}
+
+/// The first lanes of `v` into all of `x`, which has at most 16 elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_f32_padded(x: &mut [f32], v: __m512) {
+    // SAFETY: lanes past the end of `x` are masked out, and masked lanes are not written.
+    unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes_below(x.len()), v) }
+}
+
+/// A mask of the lanes `0..n`; all of them where `n >= 16`.
+#[inline]
+pub(super) const fn lanes_below(n: usize) -> u16 {
+    if n >= 16 { u16::MAX } else { (1 << n) - 1 }
+}
+
+/// `x[at..at + 16] = v`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_f32x16(x: &mut [f32], at: usize, v: __m512) {
+    let x = &mut x[at..at + 16];
+    // SAFETY: `x` is 16 writable floats, and the store has no alignment requirement.
+    unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
+}
+
+/// `x = v`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_i32x16(x: &mut [i32; 16], v: __m512i) {
+    // SAFETY: `x` is 64 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm512_storeu_si512(x.as_mut_ptr().cast(), v) }
+}
+
+/// 16 pairs of 16-bit sums; the first of `x`, or all of them and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_pairs_padded(x: &[[i16; 2]]) -> __m512i {
+    // SAFETY: lanes past the end of `x` are masked out, and masked lanes are not read.
+    unsafe { _mm512_maskz_loadu_epi32(lanes_below(x.len()), x.as_ptr().cast()) }
+}
+
+/// Codes `4 g .. 4 g + 4` in every lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m512i {
+    let four = [
+        codes[4 * g],
+        codes[4 * g + 1],
+        codes[4 * g + 2],
+        codes[4 * g + 3],
+    ];
+    _mm512_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)))
+}
+
+/// A pair of 16-bit numbers in every lane, the first one low.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn broadcast_pair(pair: [i16; 2]) -> __m512i {
+    let low = i32::from(pair[0].cast_unsigned());
+    _mm512_set1_epi32(i32::from(pair[1]) << 16 | low)
+}
+
+/// `x[at..at + 16] = v`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_i8x16(x: &mut [i8], at: usize, v: __m128i) {
+    let x = &mut x[at..at + 16];
+    // SAFETY: `x` is 16 writable bytes, and the store has no alignment requirement.
+    unsafe { _mm_storeu_si128(x.as_mut_ptr().cast(), v) }
+}
+
+/// The proof that this CPU has AVX-512 VBMI.
+#[derive(Clone, Copy)]
+pub(super) struct Vbmi(());
+
+impl Vbmi {
+    /// Can be called without `unsafe` only where the CPU has VBMI.
+    #[inline]
+    #[target_feature(enable = "avx512vbmi")]
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+
+    /// Byte `codes[i] % 64` of `table` for each `i`.
+    ///
+    /// Not the intrinsic: a function that uses it is only inlined into functions that enable VBMI,
+    /// and the loops of this level, which take it as a closure, do not.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn permute_bytes(self, codes: __m512i, table: __m512i) -> __m512i {
+        let out: __m512i;
+        // SAFETY: the instruction is there, which `self` proves; it reads and writes registers only.
+        unsafe {
+            asm!(
+                "vpermb {out}, {codes}, {table}",
+                out = lateout(zmm_reg) out,
+                codes = in(zmm_reg) codes,
+                table = in(zmm_reg) table,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        out
+    }
+}

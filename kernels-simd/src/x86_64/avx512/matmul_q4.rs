@@ -1,0 +1,58 @@
+//! Q4: codebook values + 32 as unsigned bytes, one scale for each row.
+
+use std::arch::x86_64::{__m512i, _mm512_add_epi8, _mm512_set1_epi16};
+
+use chaski_quant::{ActRows, QuantType, TileRun};
+
+use super::{
+    load::Vbmi,
+    sweep::{Unpacked, sweep},
+    unpack::{Q4_OFFSET, Q4Scales, q4_bytes, q4_bytes_vbmi},
+};
+
+const BYTES: usize = QuantType::Q4.tile_block_bytes();
+
+/// `bytes`: codebook values + 32 of the block. Where the offset is to be uniform, the shift enters
+/// them (they stay below 62), else it enters the offset.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn unpacked(block: &[u8; BYTES], mut bytes: [__m512i; 8], uniform: bool) -> Unpacked<1> {
+    let scales = Q4Scales::new(block, 0);
+    let offset = if uniform {
+        let shift = scales.shift_bytes();
+        for bytes in &mut bytes {
+            *bytes = _mm512_add_epi8(*bytes, shift);
+        }
+        _mm512_set1_epi16(-Q4_OFFSET)
+    } else {
+        scales.offset()
+    };
+    Unpacked {
+        bytes,
+        offset: [offset],
+        scale: [scales.scale],
+    }
+}
+
+/// The nibbles of a block.
+#[inline]
+fn quants(block: &[u8; BYTES]) -> &[u8; 256] {
+    &block[16..].as_chunks().0[0]
+}
+
+/// See [`chaski_quant::scalar::matmul`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(crate) fn matmul_q4(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
+    sweep(w, x, out, -Q4_OFFSET, |block, uniform| {
+        unpacked(block, q4_bytes(quants(block)), uniform)
+    });
+}
+
+/// See [`chaski_quant::scalar::matmul`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(crate) fn matmul_q4_vbmi(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
+    let vbmi = Vbmi::new();
+    sweep(w, x, out, -Q4_OFFSET, |block, uniform| {
+        unpacked(block, q4_bytes_vbmi(vbmi, quants(block)), uniform)
+    });
+}

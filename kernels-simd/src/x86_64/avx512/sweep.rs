@@ -1,0 +1,241 @@
+//! Quantised tiles times rows of activations: the loops that all quantised types share.
+//!
+//! ```text
+//! up to 8 rows     for each block: unpack into 8 registers, one step for each row
+//! more             for each 16 blocks: unpack into a panel in the first-level cache,
+//!                  for each 8 rows: for each block: 8 vectors of the panel times 8 rows
+//! ```
+//!
+//! A vector is 16 matrix rows by 4 weights, so lane = row throughout. A *step* adds one block times
+//! one row of activations to that row's sums. Both ways do the same operations for each output: where
+//! a panel ends, the sums rest in `out`.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_madd_epi16,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+};
+
+use chaski_quant::{ActRows, TILE_ROWS, TileRun};
+
+use super::load::{
+    broadcast_codes, broadcast_pair, load_f32x16, load_f32x16_le, load_pairs_padded, load_u8x64,
+    store_f32x16, store_i32x16, store_u8x64,
+};
+use crate::row_view::RowView;
+
+/// Rows that share an unpacked block in registers.
+const FEW_ROWS: usize = 8;
+/// Rows that share a block of a panel: 8 vectors of weights and 8 float sums in registers. More would
+/// save loads that cost nothing, and the compiler no longer unrolls their loop (with two scales for
+/// a row not even that of 8).
+const PANEL_ROWS: usize = 8;
+/// Blocks of a panel: 8 KiB of codes.
+const PANEL_BLOCKS: usize = 16;
+
+/// A tile block in registers, with `H` scales for each row: 1, or 2 of which each holds for one half
+/// of the weights.
+#[derive(Clone, Copy)]
+pub(super) struct Unpacked<const H: usize> {
+    /// Groups 0..8, each 16 rows by 4 unsigned bytes.
+    pub(super) bytes: [__m512i; 8],
+    /// What is to be added to the bytes to make them values, twice in each lane.
+    pub(super) offset: [__m512i; H],
+    /// Block scales.
+    pub(super) scale: [__m512; H],
+}
+
+/// How a tile block of `B` bytes is unpacked. The flag asks for an `offset` that is
+/// [`UnpackBlock::OFFSET`] in every lane, for a panel.
+pub(super) trait UnpackBlock<const B: usize, const H: usize>:
+    Fn(&[u8; B], bool) -> Unpacked<H> + Copy
+{
+}
+
+impl<const B: usize, const H: usize, F: Fn(&[u8; B], bool) -> Unpacked<H> + Copy> UnpackBlock<B, H>
+    for F
+{
+}
+
+/// Unpacked blocks in memory.
+#[repr(align(64))]
+struct Panel<const H: usize> {
+    bytes: [[[u8; 64]; 8]; PANEL_BLOCKS],
+    scales: [[[f32; TILE_ROWS]; H]; PANEL_BLOCKS],
+}
+
+/// Every tile of `w` times every row of `x`.
+///
+/// * `unpack(block, uniform)`: a tile block of `B` bytes in registers. Where `uniform`, its offset is
+///   `offset` in every lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn sweep<const B: usize, const H: usize>(
+    w: &TileRun<'_>,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    offset: i16,
+    unpack: impl UnpackBlock<B, H>,
+) {
+    for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
+        let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
+        let (blocks, scales) = (
+            &blocks.as_chunks().0[..w.n_blocks()],
+            load_f32x16_le(scales, 0),
+        );
+        match x.n_rows() {
+            1 => few::<B, H, 1>(blocks, scales, x, out, unpack),
+            2 => few::<B, H, 2>(blocks, scales, x, out, unpack),
+            3 => few::<B, H, 3>(blocks, scales, x, out, unpack),
+            4 => few::<B, H, 4>(blocks, scales, x, out, unpack),
+            5 => few::<B, H, 5>(blocks, scales, x, out, unpack),
+            6 => few::<B, H, 6>(blocks, scales, x, out, unpack),
+            7 => few::<B, H, 7>(blocks, scales, x, out, unpack),
+            FEW_ROWS => few::<B, H, FEW_ROWS>(blocks, scales, x, out, unpack),
+            _ => many::<B, H>(blocks, scales, x, out, offset, unpack),
+        }
+    }
+}
+
+/// `acc + isum * (bs * d)`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_block(isum: __m512i, bs: __m512, d: f32, acc: __m512) -> __m512 {
+    let scale = _mm512_mul_ps(bs, _mm512_set1_ps(d));
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), scale, acc)
+}
+
+/// One tile times all `N` rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn few<const B: usize, const H: usize, const N: usize>(
+    blocks: &[[u8; B]],
+    row_scales: __m512,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    unpack: impl UnpackBlock<B, H>,
+) {
+    let rows = RowView::<N>::new(x, 0, 0, blocks.len());
+    let mut acc = [_mm512_setzero_ps(); N];
+    for (b, block) in blocks.iter().enumerate() {
+        let w = unpack(block, false);
+        for i in 0..N {
+            let (codes, d, sums) = (rows.codes(i, b), rows.scale(i, b), rows.sums(i, b));
+            for h in 0..H {
+                let sums = match (H, h) {
+                    (1, _) => sums,
+                    (_, 0) => [sums[0], 0],
+                    _ => [0, sums[1]],
+                };
+                let mut isum = _mm512_madd_epi16(w.offset[h], broadcast_pair(sums));
+                for g in h * 8 / H..(h + 1) * 8 / H {
+                    isum = _mm512_dpbusd_epi32(isum, w.bytes[g], broadcast_codes(codes, g));
+                }
+                acc[i] = add_block(isum, w.scale[h], d, acc[i]);
+            }
+        }
+    }
+    for (i, acc) in acc.into_iter().enumerate() {
+        store_f32x16(out, i * TILE_ROWS, _mm512_mul_ps(acc, row_scales));
+    }
+}
+
+/// One tile times all rows, by panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn many<const B: usize, const H: usize>(
+    blocks: &[[u8; B]],
+    row_scales: __m512,
+    x: &ActRows<'_>,
+    out: &mut [f32],
+    offset: i16,
+    unpack: impl UnpackBlock<B, H>,
+) {
+    let mut panel = Panel {
+        bytes: [[[0; 64]; 8]; PANEL_BLOCKS],
+        scales: [[[0.0; TILE_ROWS]; H]; PANEL_BLOCKS],
+    };
+    for (i, part) in blocks.chunks(PANEL_BLOCKS).enumerate() {
+        for (b, block) in part.iter().enumerate() {
+            let w = unpack(block, true);
+            for g in 0..8 {
+                store_u8x64(&mut panel.bytes[b][g], w.bytes[g]);
+            }
+            for h in 0..H {
+                store_f32x16(&mut panel.scales[b][h], 0, w.scale[h]);
+            }
+        }
+        let first = i * PANEL_BLOCKS;
+        let last = (first + part.len() == blocks.len()).then_some(row_scales);
+        let run = (first, part.len(), last);
+        let (mut t, mut rest) = (0, &mut *out);
+        while !rest.is_empty() {
+            let n = (rest.len() / TILE_ROWS).min(if H == 1 { PANEL_ROWS } else { 6 });
+            let (out, after) = rest.split_at_mut(n * TILE_ROWS);
+            match n {
+                1 => group::<H, 1>(&panel, run, x, t, out, offset),
+                2 => group::<H, 2>(&panel, run, x, t, out, offset),
+                3 => group::<H, 3>(&panel, run, x, t, out, offset),
+                4 => group::<H, 4>(&panel, run, x, t, out, offset),
+                5 => group::<H, 5>(&panel, run, x, t, out, offset),
+                6 => group::<H, 6>(&panel, run, x, t, out, offset),
+                7 => group::<H, 7>(&panel, run, x, t, out, offset),
+                _ => group::<H, PANEL_ROWS>(&panel, run, x, t, out, offset),
+            }
+            (t, rest) = (t + n, after);
+        }
+    }
+}
+
+/// A panel times rows `t..t + N`. `run`: its first block, how many it has, and the row scales where
+/// it is the last one. `out`: `[N, 16]`, the sums of the blocks before.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn group<const H: usize, const N: usize>(
+    panel: &Panel<H>,
+    (first, n_blocks, last): (usize, usize, Option<__m512>),
+    x: &ActRows<'_>,
+    t: usize,
+    out: &mut [f32],
+    offset: i16,
+) {
+    let out: &mut [[f32; TILE_ROWS]; N] = out.as_chunks_mut().0.as_mut_array().expect("N rows");
+    let rows = RowView::<N>::new(x, t, first, n_blocks);
+    // The offset times the sums of the codes: of each row and half, for up to 16 blocks at once.
+    let mut corrections = [[[0; PANEL_BLOCKS]; N]; H];
+    for h in 0..H {
+        let offset = broadcast_pair(match (H, h) {
+            (1, _) => [offset; 2],
+            (_, 0) => [offset, 0],
+            _ => [0, offset],
+        });
+        for i in 0..N {
+            let sums = load_pairs_padded(&x.sums(t + i)[first..first + n_blocks]);
+            store_i32x16(&mut corrections[h][i], _mm512_madd_epi16(sums, offset));
+        }
+    }
+    let mut acc = [_mm512_setzero_ps(); N];
+    if first > 0 {
+        for i in 0..N {
+            acc[i] = load_f32x16(&out[i], 0);
+        }
+    }
+    let blocks = panel.bytes.iter().zip(&panel.scales);
+    for (b, (bytes, scales)) in blocks.enumerate().take(rows.n_blocks()) {
+        let w: [__m512i; 8] = std::array::from_fn(|g| load_u8x64(&bytes[g], 0));
+        let bs: [__m512; H] = std::array::from_fn(|h| load_f32x16(&scales[h], 0));
+        for i in 0..N {
+            let (codes, d) = (rows.codes(i, b), rows.scale(i, b));
+            for h in 0..H {
+                let mut isum = _mm512_set1_epi32(corrections[h][i][b]);
+                for g in h * 8 / H..(h + 1) * 8 / H {
+                    isum = _mm512_dpbusd_epi32(isum, w[g], broadcast_codes(codes, g));
+                }
+                acc[i] = add_block(isum, bs[h], d, acc[i]);
+            }
+        }
+    }
+    for i in 0..N {
+        let sum = last.map_or(acc[i], |scales| _mm512_mul_ps(acc[i], scales));
+        store_f32x16(&mut out[i], 0, sum);
+    }
+}

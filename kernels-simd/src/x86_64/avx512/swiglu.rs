@@ -1,0 +1,27 @@
+//! SiLU of the gate times up.
+
+use std::arch::x86_64::{
+    __m512, _mm512_add_ps, _mm512_div_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_xor_ps,
+};
+
+use super::{
+    exp::exp,
+    load::{load_f32_padded, store_f32_padded},
+};
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn swiglu16(gate: __m512, up: __m512) -> __m512 {
+    let minus = _mm512_xor_ps(gate, _mm512_set1_ps(-0.0));
+    let denominator = _mm512_add_ps(_mm512_set1_ps(1.0), exp(minus));
+    _mm512_mul_ps(_mm512_div_ps(gate, denominator), up)
+}
+
+/// See [`chaski_quant::scalar::swiglu`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let inputs = gate.chunks(16).zip(up.chunks(16));
+    for ((gate, up), out) in inputs.zip(out.chunks_mut(16)) {
+        store_f32_padded(out, swiglu16(load_f32_padded(gate), load_f32_padded(up)));
+    }
+}
