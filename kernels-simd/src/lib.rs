@@ -25,8 +25,8 @@
 //! Kernels are safe functions with `#[target_feature]`; slices are cut by ordinary indexing. What is
 //! unsafe: the calls through the table (the CPU must have the level, which holding a `&'static
 //! Kernels` proves) in `table.rs`, loads and stores of vectors (which check the length first) in
-//! each level's `load.rs`, and instructions that have no stable intrinsic in `ops.rs`. No other file
-//! may hold `unsafe`.
+//! each level's `load.rs`, reads of activations in `row_view.rs`, and instructions that have no stable
+//! intrinsic in `ops.rs`. No other file may hold `unsafe`.
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod aarch64;
