@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepares what scripts/arm64-test.sh needs to build and run tests for 64-bit Arm on an x86-64 Debian
 # or Ubuntu: a linker, an emulator, and a rustc with the standard library of
-# aarch64-unknown-linux-gnu.
+# aarch64-unknown-linux-gnu, and its clippy (DIR/bin/cargo-clippy).
 #
 # usage: scripts/arm64-toolchain.sh [DIR]     (default: target/arm64-toolchain)
 #
@@ -14,6 +14,7 @@ target=aarch64-unknown-linux-gnu
 
 works() {
   "$dir/bin/rustc" --print target-libdir --target "$target" 2>/dev/null | xargs -r ls >/dev/null 2>&1 \
+    && "$dir/bin/cargo-clippy" --version >/dev/null 2>&1 \
     && command -v aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null
 }
 if works; then
@@ -35,8 +36,10 @@ if compgen -G "$libdir/libstd-*" >/dev/null; then
     as_root apt-get update -q
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
   }
-  printf '#!/bin/sh\nexec %s "$@"\n' "$(rustc --print sysroot)/bin/rustc" >"$dir/bin/rustc"
-  chmod +x "$dir/bin/rustc"
+  for tool in rustc cargo-clippy; do
+    printf '#!/bin/sh\nexec %s "$@"\n' "$(rustc --print sysroot)/bin/$tool" >"$dir/bin/$tool"
+    chmod +x "$dir/bin/$tool"
+  done
   "$dir/bin/rustc" --version
   exit 0
 fi
@@ -75,16 +78,19 @@ done
 (
   cd "$dir/packages"
   apt-get "${apt_options[@]}" download "rustc-web:amd64=$version" "$std:amd64=$version" \
-    "libstd-rust-web-dev:amd64=$version" "libstd-rust-web-dev:arm64=$version" "$llvm:amd64" >/dev/null
+    "libstd-rust-web-dev:amd64=$version" "libstd-rust-web-dev:arm64=$version" \
+    "rust-web-clippy:amd64=$version" "$llvm:amd64" >/dev/null
 )
 for package in "$dir"/packages/*.deb; do
   dpkg -x "$package" "$dir/root"
 done
 rm -rf "$dir/packages" "$state"
-cat >"$dir/bin/rustc" <<EOF
+for tool in rustc cargo-clippy; do
+  cat >"$dir/bin/$tool" <<EOF
 #!/bin/sh
-LD_LIBRARY_PATH=$dir/root/usr/lib/x86_64-linux-gnu exec $dir/root/usr/bin/rustc "\$@"
+LD_LIBRARY_PATH=$dir/root/usr/lib/x86_64-linux-gnu exec $dir/root/usr/bin/$tool "\$@"
 EOF
-chmod +x "$dir/bin/rustc"
-works || { echo "$dir: rustc does not work" >&2; exit 1; }
+  chmod +x "$dir/bin/$tool"
+done
+works || { echo "$dir: rustc or clippy does not work" >&2; exit 1; }
 echo "$dir: $("$dir/bin/rustc" --version)"

@@ -24,13 +24,17 @@
 //!
 //! Kernels are safe functions with `#[target_feature]`; slices are cut by ordinary indexing. What is
 //! unsafe: the calls through the table (the CPU must have the level, which holding a `&'static
-//! Kernels` proves) in `table.rs`, and in each level's `load.rs` loads and stores of vectors (which
-//! check the length first) and an empty `asm!` that keeps the compiler from moving instructions
-//! across it. No other file may hold `unsafe`.
+//! Kernels` proves) in `table.rs`; in each level's `load.rs` loads and stores of vectors (which check
+//! the length first), and an empty `asm!` that keeps the compiler from moving instructions across it;
+//! reads of activations in `row_view.rs`; instructions that have no stable intrinsic in `ops.rs`. No
+//! other file may hold `unsafe`.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod aarch64;
 mod error;
 mod level;
 mod plain;
+#[cfg(target_arch = "x86_64")]
 mod row_view;
 mod table;
 #[cfg(any(test, feature = "testing"))]

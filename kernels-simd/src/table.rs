@@ -63,6 +63,14 @@ fn table(level: Level) -> Option<&'static Kernels> {
         Level::Avx512Vbmi => {
             crate::x86_64::avx512::vbmi_is_available().then_some(&crate::x86_64::avx512::VBMI_TABLE)
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon => crate::aarch64::neon::is_available().then_some(&crate::aarch64::neon::TABLE),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Dotprod => {
+            crate::aarch64::dotprod::is_available().then_some(&crate::aarch64::dotprod::TABLE)
+        }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::I8mm => crate::aarch64::i8mm::is_available().then_some(&crate::aarch64::i8mm::TABLE),
         _ => None,
     }
 }

@@ -9,6 +9,8 @@ pub(crate) mod attend_tile;
 pub(crate) mod elementwise;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod matmul;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) mod merge_weights;
 
 use chaski_quant::scalar::{
     self,

@@ -126,8 +126,8 @@ fn codes_of_mixed_ends_give_the_oracles_bits() {
         let layout = layout(qtype, 1, 40);
         let low = tiles(&mut rng, &layout, Fill::Low, Fill::Random, Fill::Random);
         let high = tiles(&mut rng, &layout, Fill::High, Fill::High, Fill::Random);
-        let mut x = Acts::new(3, 40);
-        for t in 0..3 {
+        let mut x = Acts::new(9, 40);
+        for t in 0..9 {
             x.floats_mut(t)
                 .fill_with(|| if rng.below(4) == 0 { -1.0 } else { 1.0 });
             scalar::quantize_row(&mut x.row_mut(t));
@@ -138,7 +138,9 @@ fn codes_of_mixed_ends_give_the_oracles_bits() {
             .map(|(a, b)| if rng.below(8) == 0 { *a } else { *b })
             .collect();
         packed[..64].copy_from_slice(&high[..64]);
-        check(&layout, &packed, 64, &x.rows(3), "mixed ends");
+        for rows in [1, 3, 9] {
+            check(&layout, &packed, 64, &x.rows(rows), "mixed ends");
+        }
     }
 }
 
