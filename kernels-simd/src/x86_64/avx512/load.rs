@@ -2,13 +2,10 @@
 //! first, which checks the length; the compiler drops the check where it knows the length.
 #![allow(unsafe_code)] // loads and stores
 
-use std::arch::{
-    asm,
-    x86_64::{
-        __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
-        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
-        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
-    },
+use std::arch::x86_64::{
+    __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 /// 64 bytes from `bytes[at]`.
@@ -139,38 +136,4 @@ pub(super) fn store_i8x16(x: &mut [i8], at: usize, v: __m128i) {
     let x = &mut x[at..at + 16];
     // SAFETY: `x` is 16 writable bytes, and the store has no alignment requirement.
     unsafe { _mm_storeu_si128(x.as_mut_ptr().cast(), v) }
-}
-
-/// The proof that this CPU has AVX-512 VBMI.
-#[derive(Clone, Copy)]
-pub(super) struct Vbmi(());
-
-impl Vbmi {
-    /// Can be called without `unsafe` only where the CPU has VBMI.
-    #[inline]
-    #[target_feature(enable = "avx512vbmi")]
-    pub(super) fn new() -> Self {
-        Self(())
-    }
-
-    /// Byte `codes[i] % 64` of `table` for each `i`.
-    ///
-    /// Not the intrinsic: a function that uses it is only inlined into functions that enable VBMI,
-    /// and the loops of this level, which take it as a closure, do not.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn permute_bytes(self, codes: __m512i, table: __m512i) -> __m512i {
-        let out: __m512i;
-        // SAFETY: the instruction is there, which `self` proves; it reads and writes registers only.
-        unsafe {
-            asm!(
-                "vpermb {out}, {codes}, {table}",
-                out = lateout(zmm_reg) out,
-                codes = in(zmm_reg) codes,
-                table = in(zmm_reg) table,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        out
-    }
 }

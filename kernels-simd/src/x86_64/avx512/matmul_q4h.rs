@@ -5,8 +5,7 @@ use std::arch::x86_64::{__m512i, _mm512_add_epi8, _mm512_set1_epi16};
 use chaski_quant::{ActRows, QuantType, TileRun};
 
 use super::{
-    load::Vbmi,
-    sweep::{Unpacked, sweep},
+    sweep::{FEW_ROWS, Unpacked, many, sweep},
     unpack::{Q4_OFFSET, Q4Scales, q4_bytes, q4_bytes_vbmi},
 };
 
@@ -15,20 +14,27 @@ const BYTES: usize = QuantType::Q4H.tile_block_bytes();
 /// As for Q4, for each half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn unpacked(block: &[u8; BYTES], mut bytes: [__m512i; 8], uniform: bool) -> Unpacked<2> {
+fn unpacked(block: &[u8; BYTES], bytes: [__m512i; 8]) -> Unpacked<2> {
     let (low, high) = (Q4Scales::new(block, 0), Q4Scales::new(block, 16));
-    let offset = if uniform {
-        let shifts = [low.shift_bytes(), high.shift_bytes()];
-        for (g, bytes) in bytes.iter_mut().enumerate() {
-            *bytes = _mm512_add_epi8(*bytes, shifts[g / 4]);
-        }
-        [_mm512_set1_epi16(-Q4_OFFSET); 2]
-    } else {
-        [low.offset(), high.offset()]
-    };
     Unpacked {
         bytes,
-        offset,
+        offset: [low.offset(), high.offset()],
+        scale: [low.scale, high.scale],
+    }
+}
+
+/// The same with the shifts in the bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn uniform(block: &[u8; BYTES], mut bytes: [__m512i; 8]) -> Unpacked<2> {
+    let (low, high) = (Q4Scales::new(block, 0), Q4Scales::new(block, 16));
+    let shifts = [low.shift_bytes(), high.shift_bytes()];
+    for (g, bytes) in bytes.iter_mut().enumerate() {
+        *bytes = _mm512_add_epi8(*bytes, shifts[g / 4]);
+    }
+    Unpacked {
+        bytes,
+        offset: [_mm512_set1_epi16(-Q4_OFFSET); 2],
         scale: [low.scale, high.scale],
     }
 }
@@ -42,16 +48,24 @@ fn quants(block: &[u8; BYTES]) -> &[u8; 256] {
 /// See [`chaski_quant::scalar::matmul`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(crate) fn matmul_q4h(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
-    sweep(w, x, out, -Q4_OFFSET, |block, uniform| {
-        unpacked(block, q4_bytes(quants(block)), uniform)
-    });
+    sweep(
+        w,
+        x,
+        out,
+        -Q4_OFFSET,
+        |block| unpacked(block, q4_bytes(quants(block))),
+        |block| uniform(block, q4_bytes(quants(block))),
+    );
 }
 
-/// See [`chaski_quant::scalar::matmul`].
+/// See [`chaski_quant::scalar::matmul`]. VBMI fills the panels; few rows go without, as a closure that
+/// enables more than the loop around it is not inlined there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 pub(crate) fn matmul_q4h_vbmi(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
-    let vbmi = Vbmi::new();
-    sweep(w, x, out, -Q4_OFFSET, |block, uniform| {
-        unpacked(block, q4_bytes_vbmi(vbmi, quants(block)), uniform)
+    if x.n_rows() <= FEW_ROWS {
+        return matmul_q4h(w, x, out);
+    }
+    many(w, x, out, -Q4_OFFSET, |block| {
+        uniform(block, q4_bytes_vbmi(quants(block)))
     });
 }

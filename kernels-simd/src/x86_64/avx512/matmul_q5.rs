@@ -48,5 +48,12 @@ fn unpack(block: &[u8; BYTES]) -> Unpacked<1> {
 /// See [`chaski_quant::scalar::matmul`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(crate) fn matmul_q5(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
-    sweep(w, x, out, OFFSET, |block, _| unpack(block));
+    sweep(
+        w,
+        x,
+        out,
+        OFFSET,
+        |block| unpack(block),
+        |block| unpack(block),
+    );
 }

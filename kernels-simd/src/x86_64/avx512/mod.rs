@@ -2,8 +2,8 @@
 //! bits.
 //!
 //! A 64-byte vector of quants is one register, 16 rows by 4 weights, and one `vpdpbusd` multiplies it
-//! with four activations that come broadcast from memory. With VBMI the codebook of Q4 and Q4H is
-//! looked up without masking the nibbles; all else is the same.
+//! with four activations that come broadcast from memory. With VBMI the panels of Q4 and Q4H are filled
+//! without masking the nibbles; all else is the same.
 //!
 //! Loops instead of `array::from_fn` and `map`: a closure that enables instructions is not inlined
 //! into a function that does not.

@@ -24,7 +24,7 @@ use super::load::{
 use crate::row_view::RowView;
 
 /// Rows that share an unpacked block in registers.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 /// Rows that share a block of a panel: 8 vectors of weights and 8 float sums in registers. More would
 /// save loads that cost nothing, and the compiler no longer unrolls their loop (with two scales for
 /// a row not even that of 8).
@@ -46,14 +46,13 @@ pub(super) struct Unpacked<const H: usize> {
     pub(super) scale: [__m512; H],
 }
 
-/// How a tile block of `B` bytes is unpacked. The flag asks for an `offset` that is
-/// [`UnpackBlock::OFFSET`] in every lane, for a panel.
+/// How a tile block of `B` bytes is unpacked.
 pub(super) trait UnpackBlock<const B: usize, const H: usize>:
-    Fn(&[u8; B], bool) -> Unpacked<H> + Copy
+    Fn(&[u8; B]) -> Unpacked<H> + Copy
 {
 }
 
-impl<const B: usize, const H: usize, F: Fn(&[u8; B], bool) -> Unpacked<H> + Copy> UnpackBlock<B, H>
+impl<const B: usize, const H: usize, F: Fn(&[u8; B]) -> Unpacked<H> + Copy> UnpackBlock<B, H>
     for F
 {
 }
@@ -67,8 +66,9 @@ struct Panel<const H: usize> {
 
 /// Every tile of `w` times every row of `x`.
 ///
-/// * `unpack(block, uniform)`: a tile block of `B` bytes in registers. Where `uniform`, its offset is
-///   `offset` in every lane.
+/// * `unpack(block)`: a tile block of `B` bytes in registers.
+/// * `unpack_uniform(block)`: the same with an offset of `offset` in every lane, for panels. Two
+///   closures and not one with a flag: it would be too long to be inlined where it matters.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn sweep<const B: usize, const H: usize>(
@@ -77,9 +77,10 @@ pub(super) fn sweep<const B: usize, const H: usize>(
     out: &mut [f32],
     offset: i16,
     unpack: impl UnpackBlock<B, H>,
+    unpack_uniform: impl UnpackBlock<B, H>,
 ) {
     if x.n_rows() > FEW_ROWS {
-        return many::<B, H>(w, x, out, offset, unpack);
+        return many::<B, H>(w, x, out, offset, unpack_uniform);
     }
     for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
         let (scales, blocks) = tile(w, i);
@@ -126,7 +127,7 @@ fn few<const B: usize, const H: usize, const N: usize>(
     let rows = RowView::<N>::new(x, 0, 0, blocks.len());
     let mut acc = [_mm512_setzero_ps(); N];
     for (b, block) in blocks.iter().enumerate() {
-        let w = unpack(block, false);
+        let w = unpack(block);
         for i in 0..N {
             let (codes, d, sums) = (rows.codes(i, b), rows.scale(i, b), rows.sums(i, b));
             for h in 0..H {
@@ -148,10 +149,10 @@ fn few<const B: usize, const H: usize, const N: usize>(
     }
 }
 
-/// Every tile times many rows, by panels.
+/// Every tile times any number of rows, by panels. For the arguments see [`sweep`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn many<const B: usize, const H: usize>(
+pub(super) fn many<const B: usize, const H: usize>(
     w: &TileRun<'_>,
     x: &ActRows<'_>,
     out: &mut [f32],
@@ -194,7 +195,7 @@ fn fill<const B: usize, const H: usize>(
 ) {
     let to = panel.bytes.iter_mut().zip(&mut panel.scales);
     for (block, (bytes, scales)) in blocks.iter().zip(to) {
-        let w = unpack(block, true);
+        let w = unpack(block);
         for g in 0..8 {
             store_u8x64(&mut bytes[g], w.bytes[g]);
         }

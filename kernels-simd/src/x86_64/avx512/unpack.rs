@@ -2,14 +2,15 @@
 
 use std::arch::x86_64::{
     __m128i, __m512, __m512i, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32,
-    _mm512_srli_epi16, _mm512_srli_epi32, _mm512_sub_epi16, _mm512_sub_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_or_si512, _mm512_permutexvar_epi8,
+    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_sub_epi16,
+    _mm512_sub_epi32,
 };
 
 use chaski_quant::tile::Q4_CODEBOOK;
 
-use super::load::{Vbmi, load_u8x16, load_u8x64};
+use super::load::{load_u8x16, load_u8x64};
 
 /// What is added to the codebook's values to make them unsigned bytes.
 pub(super) const Q4_OFFSET: i16 = 32;
@@ -40,14 +41,14 @@ pub(super) fn q4_bytes(quants: &[u8; 256]) -> [__m512i; 8] {
 
 /// As [`q4_bytes`], by the permutation of 64 bytes, which needs no mask.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q4_bytes_vbmi(vbmi: Vbmi, quants: &[u8; 256]) -> [__m512i; 8] {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn q4_bytes_vbmi(quants: &[u8; 256]) -> [__m512i; 8] {
     let codebook = load_u8x64(&CODEBOOK, 0);
     let mut bytes = [_mm512_setzero_si512(); 8];
     for j in 0..4 {
         let v = load_u8x64(quants, 64 * j);
-        bytes[j] = vbmi.permute_bytes(v, codebook);
-        bytes[4 + j] = vbmi.permute_bytes(_mm512_srli_epi16::<4>(v), codebook);
+        bytes[j] = _mm512_permutexvar_epi8(v, codebook);
+        bytes[4 + j] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(v), codebook);
     }
     bytes
 }
