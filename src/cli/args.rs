@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use chaski::session::MAX_CONTEXT;
 use chaski_quant::QuantType;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser as Ranged,
+};
 
 /// What a newcomer types first.
 const EXAMPLES: &str = "\
@@ -69,6 +72,19 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The most repetitions of a bench; their times are kept.
+const MAX_REPETITIONS: u64 = 10_000;
+
+/// Numbers from `min` to `max`.
+fn from_to(min: u64, max: u64) -> Ranged<usize> {
+    Ranged::new().range(min..=max)
+}
+
+/// Lengths of a text, 0 included.
+fn length() -> Ranged<usize> {
+    from_to(0, MAX_CONTEXT as u64)
 }
 
 /// A model and how to open it.
@@ -392,7 +408,8 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "512"
+        default_value = "512",
+        value_parser = length()
     )]
     pub(crate) n_prompt: Vec<usize>,
 
@@ -402,7 +419,8 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "128"
+        default_value = "128",
+        value_parser = length()
     )]
     pub(crate) n_gen: Vec<usize>,
 
@@ -412,12 +430,13 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "0"
+        default_value = "0",
+        value_parser = length()
     )]
     pub(crate) n_depth: Vec<usize>,
 
     /// Repetitions
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = from_to(1, MAX_REPETITIONS))]
     pub(crate) repetitions: usize,
 
     /// Threads, comma-separated [default: the physical cores this process may use]

@@ -195,6 +195,18 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
         (&["run", "m.chaski", "x", "-t", "0"], 1, "threads"),
         (&["run", "m.chaski", "-f", "absent"], 1, "absent"),
         (&["eval", "m.chaski", "--text", "absent"], 1, "absent"),
+        (
+            &["bench", "m.chaski", "-d", "18446744073709551615"],
+            2,
+            "16777216",
+        ),
+        (
+            &["bench", "m.chaski", "-r", "18446744073709551615"],
+            2,
+            "10000",
+        ),
+        (&["bench", "m.chaski", "-r", "0"], 2, "1..=10000"),
+        (&["bench", "m.chaski", "-d", "16777216"], 1, "positions"),
         (&["verify", "tiny/config.json"], 1, "sound"),
         (&["run", "tiny/config.json", "x"], 1, "neither"),
     ] {
