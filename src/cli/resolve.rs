@@ -31,8 +31,13 @@ pub(crate) enum Kind {
 /// What `path` is.
 pub(crate) fn kind(path: &Path) -> anyhow::Result<Kind> {
     let named = || format!("{} cannot be read", path.display());
-    if fs::metadata(path).with_context(named)?.is_dir() {
+    let meta = fs::metadata(path).with_context(named)?;
+    if meta.is_dir() {
         return Ok(Kind::Source);
+    }
+    // To open a pipe would wait for its other end.
+    if !meta.is_file() {
+        bail!("{}: it is no regular file", path.display());
     }
     let mut start = Vec::new();
     File::open(path)

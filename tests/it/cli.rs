@@ -226,6 +226,45 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_an_error_and_not_a_wait() {
+    let place = Place::new(Variant::Llama);
+    let fifo = |name: &str| {
+        let path = place.path().join(name);
+        let _ = fs::remove_file(&path);
+        let made = Command::new("mkfifo").arg(&path).status();
+        made.is_ok_and(|made| made.success())
+    };
+    if !fifo("m.chaski") {
+        println!("skipped: there is no mkfifo here");
+        return;
+    }
+    for args in [
+        &["run", "m.chaski", "x"][..],
+        &["plan", "m.chaski"],
+        &["eval", "m.chaski", "--text", "tiny/config.json"],
+        &["bench", "m.chaski"],
+        &["inspect", "m.chaski"],
+        &["convert", "m.chaski", "--quant", "q4"],
+    ] {
+        let err = place.fails(args, 1);
+        assert!(err.contains("regular file"), "{args:?}: {err}");
+    }
+    for name in [
+        "chat_template.jinja",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "config.json",
+    ] {
+        assert!(fifo(&format!("tiny/{name}")));
+        let err = place.fails(&["convert", "tiny", "--quant", "q4"], 1);
+        assert!(err.contains("regular file"), "{name}: {err}");
+    }
+}
+
 #[test]
 fn an_unknown_simd_level_names_the_levels_there_are() {
     let place = Place::new(Variant::Llama);
