@@ -11,6 +11,7 @@ use super::{
     cache,
     conversation::{Conversation, HELP, Line},
     out,
+    text::{self, MAX_PROMPT_BYTES},
 };
 
 /// Reads lines and answers until the user leaves.
@@ -101,8 +102,8 @@ impl Chat<'_> {
             }
             Line::Message(text) => self.message(&text)?,
             Line::Read(file) => {
-                let text =
-                    fs::read_to_string(&file).with_context(|| format!("{file} cannot be read"))?;
+                let text = text::read_file(Path::new(&file), MAX_PROMPT_BYTES)
+                    .with_context(|| format!("{file} cannot be read"))?;
                 self.message(&text)?;
             }
             Line::Regen => {

@@ -1,6 +1,6 @@
 //! `chaski eval`.
 
-use std::{fs, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use chaski::{
@@ -14,6 +14,7 @@ use super::{
     answer::{Dropped, kv_type},
     args::EvalArgs,
     interrupt, out, progress, resolve,
+    text::{self, MAX_CORPUS_BYTES},
 };
 
 /// Logits of this many positions are kept at once.
@@ -21,7 +22,7 @@ const LOGIT_ROWS: usize = 32;
 
 /// Measures perplexity.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let text = fs::read_to_string(&args.text)
+    let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
         .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
     let model = Arc::new(Model::open(&path, &ModelOptions::default())?);

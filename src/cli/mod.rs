@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod resolve;
 mod run;
+mod text;
 mod verify;
 
 use std::{io, process::ExitCode};

@@ -228,6 +228,19 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
 
 #[cfg(unix)]
 #[test]
+fn a_text_without_an_end_is_refused() {
+    let place = Place::new(Variant::Llama);
+    for args in [
+        &["eval", "tiny", "--text", "/dev/zero"][..],
+        &["run", "tiny", "-f", "/dev/zero"],
+    ] {
+        let err = place.fails(args, 1);
+        assert!(err.contains("it is longer than"), "{args:?}: {err}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn a_pipe_in_place_of_a_file_is_an_error_and_not_a_wait() {
     let place = Place::new(Variant::Llama);
     let fifo = |name: &str| {
