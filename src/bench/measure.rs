@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Instant, SystemTime},
 };
 
@@ -40,6 +40,8 @@ pub struct BenchOptions {
     pub cpus: Vec<usize>,
     /// How the model is opened.
     pub model: ModelOptions,
+    /// Set by another thread to break off; see [`Session::set_cancel`].
+    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 /// Why a bench broke off.
@@ -214,7 +216,7 @@ fn session(
     threads: usize,
     context_len: usize,
 ) -> Result<Session, BenchError> {
-    let options = SessionOptions {
+    let session_options = SessionOptions {
         context_len: Some(context_len),
         kv_type: options.kv_type,
         ubatch: options.ubatch,
@@ -222,7 +224,9 @@ fn session(
         cpus: options.cpus.clone(),
         ..SessionOptions::default()
     };
-    Session::new(model, &options).map_err(BenchError::Session)
+    let mut session = Session::new(model, &session_options).map_err(BenchError::Session)?;
+    session.set_cancel(options.cancel.clone());
+    Ok(session)
 }
 
 /// Tokens to measure with; speed does not depend on which, but all of one kind would read one row of

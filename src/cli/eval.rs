@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use chaski::{
     Model, ModelOptions, Session, SessionError, SessionOptions,
     eval::{Perplexity, perplexity},
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SessionOptions::default()
     };
     let mut session = Session::new(&model, &options)?;
+    session.set_cancel(Some(interrupt::flag()));
     let bar = progress::steps_bar(0, "chunks");
     let begin = Instant::now();
     let forward = |chunk: &[_], first, sink: &mut dyn FnMut(usize, &[f32])| {
@@ -60,13 +61,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             ControlFlow::Continue(())
         }
     };
-    interrupt::reset();
+    interrupt::follow()?;
     let measured =
         perplexity::<SessionError>(&tokens, bos, args.chunk, args.chunks, forward, step)?;
     bar.finish_and_clear();
-    if interrupt::asked() {
-        bail!(interrupt::Interrupted);
-    }
+    interrupt::follow()?;
     let seconds = begin.elapsed().as_secs_f64();
     if args.json {
         let document = json!({

@@ -37,9 +37,14 @@ fn leave() {
     std::process::exit(EXIT_STATUS.into());
 }
 
-/// Whether Ctrl-C was pressed since the last [`reset`].
+/// Whether Ctrl-C was pressed since the last [`reset`]; installs no handler.
 pub(crate) fn asked() -> bool {
-    flag().load(SeqCst)
+    ASKED.get().is_some_and(|flag| flag.load(SeqCst))
+}
+
+/// Follows a Ctrl-C that was pressed: an error if there was one.
+pub(crate) fn follow() -> Result<(), Interrupted> {
+    if asked() { Err(Interrupted) } else { Ok(()) }
 }
 
 /// Forgets a Ctrl-C that was followed.

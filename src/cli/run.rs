@@ -38,6 +38,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
     let mut talker = Talker::open(&path, &args.session, &args.host, &args.sampling, args.raw)?;
+    // A Ctrl-C during the conversion or while the model was opened; an answer forgets older ones.
+    interrupt::follow()?;
     let Some(prompt) = prompt else {
         return chat::chat(&mut talker, args);
     };
