@@ -10,7 +10,7 @@ use super::{
     args::RunArgs,
     cache,
     conversation::{Conversation, HELP, Line},
-    out,
+    interrupt, out,
     text::{self, MAX_PROMPT_BYTES},
 };
 
@@ -59,7 +59,10 @@ fn read_line(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
     let mut text = String::new();
     loop {
         let prompt = if text.is_empty() { "> " } else { ". " };
-        match editor.readline(prompt) {
+        interrupt::set_idle(true);
+        let read = editor.readline(prompt);
+        interrupt::set_idle(false);
+        match read {
             Ok(line) => match line.strip_suffix('\\') {
                 Some(start) => {
                     text += start;

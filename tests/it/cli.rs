@@ -363,6 +363,58 @@ fn a_conversion_killed_at_any_moment_leaves_no_file_that_loads() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_conversion_that_is_terminated_leaves_nothing_behind() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find(|line| line.starts_with("SigIgn:"));
+    if ignored.is_some_and(|mask| mask.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f'])) {
+        println!("skipped: these tests run under nohup");
+        return;
+    }
+    let place = Place::new(Variant::LlamaUntied);
+    let target = place.path().join("out");
+    let args = [
+        "convert",
+        "tiny",
+        "--quant",
+        "q4",
+        "-o",
+        "out/m.chaski",
+        "-q",
+    ];
+    let mut ended = 0;
+    for wait in 0..40 {
+        let _ = fs::remove_dir_all(&target);
+        fs::create_dir(&target).unwrap();
+        let mut child = place.command(&args).stderr(Stdio::null()).spawn().unwrap();
+        // The temporary file shows that the handler is there.
+        let begin = Instant::now();
+        while fs::read_dir(&target).unwrap().next().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing written");
+        }
+        thread::sleep(Duration::from_micros(wait * 50));
+        let signal = ["-TERM", "-HUP", "-INT"][wait as usize % 3];
+        let _ = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
+        let status = child.wait().unwrap();
+        let left: Vec<_> = fs::read_dir(&target)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        if status.success() {
+            assert_eq!(left, ["m.chaski"]);
+        } else {
+            assert_eq!(status.code(), Some(130), "{signal}");
+            assert!(left.is_empty(), "{signal}: {left:?}");
+            ended += 1;
+        }
+    }
+    println!("{ended} of 40 conversions were ended");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_a_clear_error() {
