@@ -125,6 +125,10 @@ fn a_checkpoint_is_converted_verified_inspected_and_run() {
         text.trim_end_matches('\n'),
         first["text"].as_str().unwrap().trim_end_matches('\n')
     );
+    let unlimited = place.json(&[
+        "run", "m.chaski", "ab", "--raw", "-n", "-1", "-c", "16", "--temp", "0", "--json",
+    ]);
+    assert_ne!(unlimited["finish_reason"], "length", "{unlimited}");
     // A chat prompt goes through the template.
     let chat = place.json(&["run", "m.chaski", "ab", "-n", "2", "--temp", "0", "--json"]);
     assert!(chat["prompt_tokens"].as_u64() > first["prompt_tokens"].as_u64());
@@ -185,14 +189,32 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
         (&["convert", "absent", "--quant", "q4"], 1, "smollm2"),
         (&["run", "./absent.chaski", "x"], 1, "no such file"),
         (&["run", "m.chaski", "--quant", "q4", "x"], 1, "fixed"),
-        (&["run", "m.chaski", "x", "--temp", "-1"], 1, "--temp"),
-        (&["run", "m.chaski", "x", "-c", "0"], 1, "context"),
+        (&["run", "m.chaski", "x", "--temp", "-1"], 2, "--temp"),
+        (&["run", "m.chaski", "x", "--temp", "nan"], 2, "from 0"),
+        (&["run", "m.chaski", "x", "--top-p", "2"], 2, "from 0 to 1"),
+        (&["run", "m.chaski", "x", "--min-p", "-1"], 2, "from 0 to 1"),
+        (&["run", "m.chaski", "x", "--repeat-penalty", "0"], 2, "0"),
+        (&["run", "m.chaski", "x", "--stop", ""], 2, "--stop"),
+        (&["run", "m.chaski", "x", "-n", "-2"], 2, "-1 for no limit"),
+        (&["run", "m.chaski", "x", "-c", "0"], 2, "--ctx-size"),
+        (&["run", "m.chaski", "x", "--ubatch-size", "0"], 2, "65536"),
+        (
+            &["eval", "m.chaski", "--text", "t", "--chunk", "0"],
+            2,
+            "4..=16777216",
+        ),
+        (
+            &["eval", "m.chaski", "--text", "t", "--chunks", "0"],
+            2,
+            "--chunks",
+        ),
         (
             &["run", "m.chaski", "ab ab ab ab", "--raw", "-c", "2"],
             1,
             "2: shorten",
         ),
-        (&["run", "m.chaski", "x", "-t", "0"], 1, "threads"),
+        (&["run", "m.chaski", "x", "-t", "0"], 2, "--threads"),
+        (&["bench", "m.chaski", "-t", "1,0"], 2, "--threads"),
         (&["run", "m.chaski", "-f", "absent"], 1, "absent"),
         (&["eval", "m.chaski", "--text", "absent"], 1, "absent"),
         (
