@@ -146,6 +146,15 @@ fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
     let again = place.run(&run);
     assert!(!String::from_utf8_lossy(&again.stderr).contains("converting"));
     assert_eq!(first.stdout, again.stdout);
+    for entry in fs::read_dir(place.path().join("cache/models")).unwrap() {
+        fs::write(entry.unwrap().path(), "cut").unwrap();
+    }
+    let mended = place.run(&run);
+    assert!(
+        String::from_utf8_lossy(&mended.stderr).contains("is damaged and is made again"),
+        "{mended:?}"
+    );
+    assert_eq!(first.stdout, mended.stdout);
     let table = place.ok(&[
         "bench", "tiny", "--quants", "q4,q8", "-p", "8", "-n", "4", "-r", "2",
     ]);
@@ -325,6 +334,17 @@ fn a_closed_pipe_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_output_that_is_full_is_named() {
+    let place = Place::new(Variant::Llama);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = place.command(&["models"]).stdout(full).output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{err}");
+    assert!(err.contains("standard output"), "{err}");
 }
 
 /// What a killed or failed conversion may leave: nothing that opens.
