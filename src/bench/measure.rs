@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Instant, SystemTime},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     Model, ModelError, ModelOptions, Session, SessionError, SessionOptions,
     backend::cpu::{Team, TeamError},
     os,
+    session::MAX_CONTEXT,
 };
 
 /// What is measured.
@@ -39,6 +40,8 @@ pub struct BenchOptions {
     pub cpus: Vec<usize>,
     /// How the model is opened.
     pub model: ModelOptions,
+    /// Set by another thread to break off; see [`Session::set_cancel`].
+    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 /// Why a bench broke off.
@@ -47,6 +50,15 @@ pub struct BenchOptions {
 pub enum BenchError {
     /// There is nothing to measure.
     Nothing,
+    /// A test needs more positions than a session can have.
+    TooLong {
+        /// Length of the prompt.
+        n_prompt: usize,
+        /// Length of the answer.
+        n_gen: usize,
+        /// Depth of the context.
+        n_depth: usize,
+    },
     /// The model could not be opened.
     Model(ModelError),
     /// A session failed.
@@ -61,6 +73,15 @@ impl fmt::Display for BenchError {
             Self::Nothing => f.write_str(
                 "there is nothing to measure: give -p or -n a number above 0, and -r at least 1",
             ),
+            Self::TooLong {
+                n_prompt,
+                n_gen,
+                n_depth,
+            } => write!(
+                f,
+                "a prompt of {n_prompt} and an answer of {n_gen} tokens at depth {n_depth} need more \
+                 than the {MAX_CONTEXT} positions that a context may have"
+            ),
             Self::Model(_) => f.write_str("the model could not be opened"),
             Self::Session(_) => f.write_str("the measurement broke off"),
             Self::Probe(_) => f.write_str("the machine could not be measured"),
@@ -74,7 +95,7 @@ impl Error for BenchError {
             Self::Model(e) => Some(e),
             Self::Session(e) => Some(e),
             Self::Probe(e) => Some(e),
-            Self::Nothing => None,
+            Self::Nothing | Self::TooLong { .. } => None,
         }
     }
 }
@@ -102,6 +123,11 @@ pub fn run(
     if tests.is_empty() || options.n_depth.is_empty() || options.repetitions == 0 {
         return Err(BenchError::Nothing);
     }
+    for &n_depth in &options.n_depth {
+        for &(n_prompt, n_gen) in &tests {
+            positions(n_prompt, n_gen, n_depth)?;
+        }
+    }
     let model = Model::open(path, &options.model).map_err(BenchError::Model)?;
     let model = Arc::new(model);
     let threads = match &options.threads[..] {
@@ -126,6 +152,19 @@ pub fn run(
         rows[first..].iter_mut().for_each(|row| limits.compare(row));
     }
     Ok(rows)
+}
+
+/// Positions that a test needs.
+fn positions(n_prompt: usize, n_gen: usize, n_depth: usize) -> Result<usize, BenchError> {
+    n_prompt
+        .checked_add(n_gen)
+        .and_then(|n| n.checked_add(n_depth))
+        .filter(|&n| n <= MAX_CONTEXT)
+        .ok_or(BenchError::TooLong {
+            n_prompt,
+            n_gen,
+            n_depth,
+        })
 }
 
 /// What the machine can do.
@@ -177,7 +216,7 @@ fn session(
     threads: usize,
     context_len: usize,
 ) -> Result<Session, BenchError> {
-    let options = SessionOptions {
+    let session_options = SessionOptions {
         context_len: Some(context_len),
         kv_type: options.kv_type,
         ubatch: options.ubatch,
@@ -185,7 +224,9 @@ fn session(
         cpus: options.cpus.clone(),
         ..SessionOptions::default()
     };
-    Session::new(model, &options).map_err(BenchError::Session)
+    let mut session = Session::new(model, &session_options).map_err(BenchError::Session)?;
+    session.set_cancel(options.cancel.clone());
+    Ok(session)
 }
 
 /// Tokens to measure with; speed does not depend on which, but all of one kind would read one row of
@@ -222,7 +263,7 @@ fn measure(
 ) -> Result<(), BenchError> {
     let (n_prompt, n_gen, n_depth) = (row.n_prompt, row.n_gen, row.n_depth);
     let vocab_size = model.config().vocab_size;
-    let context = n_prompt + n_gen + n_depth;
+    let context = positions(n_prompt, n_gen, n_depth)?;
     let mut session = session(model, options, row.n_threads, context)?;
     let name = row.test();
     row.test_time = utc(SystemTime::now());
@@ -317,7 +358,7 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
         stddev_ns: 0,
         avg_ts: 0.0,
         stddev_ts: 0.0,
-        samples_ns: Vec::with_capacity(options.repetitions),
+        samples_ns: Vec::new(),
         samples_ts: Vec::new(),
         load_ms: model.load_time().as_secs_f64() * 1e3,
         ttft_ms,
@@ -401,6 +442,16 @@ mod tests {
         limits.max(other).compare(&mut row);
         assert_eq!((row.read_share, row.int_share), (0.0, 0.25));
         assert_eq!((row.read_gb_per_s, row.int_peak_gmac_per_s), (30.0, 400.0));
+    }
+
+    #[test]
+    fn positions_beyond_a_context_are_refused() {
+        assert_eq!(positions(512, 0, 8).unwrap(), 520);
+        assert_eq!(positions(0, 1, MAX_CONTEXT - 1).unwrap(), MAX_CONTEXT);
+        for (p, g, d) in [(0, 1, MAX_CONTEXT), (1, 0, usize::MAX), (usize::MAX, 1, 0)] {
+            let err = positions(p, g, d).unwrap_err().to_string();
+            assert!(err.contains("16777216"), "{err}");
+        }
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use chaski::session::MAX_CONTEXT;
 use chaski_quant::QuantType;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args as ClapArgs, Parser, Subcommand, ValueEnum,
+    builder::{NonEmptyStringValueParser, RangedU64ValueParser as Ranged},
+};
 
 /// What a newcomer types first.
 const EXAMPLES: &str = "\
@@ -71,6 +75,66 @@ pub(crate) enum Command {
     },
 }
 
+/// The most threads that a session takes.
+const MAX_THREADS: u64 = 1024;
+
+/// The most positions that a session computes at once.
+const MAX_UBATCH: u64 = 1 << 16;
+
+/// The most repetitions of a bench; their times are kept.
+const MAX_REPETITIONS: u64 = 10_000;
+
+/// Numbers from `min` to `max`.
+fn from_to(min: u64, max: u64) -> Ranged<usize> {
+    Ranged::new().range(min..=max)
+}
+
+/// Lengths of a text, 0 included.
+fn length() -> Ranged<usize> {
+    from_to(0, MAX_CONTEXT as u64)
+}
+
+/// A number that `is_valid`, which `expected` says in words.
+fn number(
+    text: &str,
+    expected: &'static str,
+    is_valid: impl Fn(f32) -> bool,
+) -> Result<f32, String> {
+    match text.parse() {
+        Ok(number) if is_valid(number) => Ok(number),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 10000", |n| {
+        (0.0..=1e4).contains(&n)
+    })
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
+}
+
+fn factor(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0, at most 10000", |n| {
+        n > 0.0 && n <= 1e4
+    })
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, "a number from -10000 to 10000", |n| n.abs() <= 1e4)
+}
+
+/// A number of tokens; -1, which is llama.cpp's "no limit", is more than any context has.
+fn predict(text: &str) -> Result<usize, String> {
+    if text == "-1" {
+        return Ok(usize::MAX);
+    }
+    text.parse()
+        .map_err(|_| "expected a number of tokens, or -1 for no limit".to_owned())
+}
+
 /// A model and how to open it.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct ModelArgs {
@@ -99,11 +163,11 @@ pub(crate) enum KvArg {
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct SessionArgs {
     /// Positions to allocate; a prompt and its answer must fit [default: the model's, at most 4096]
-    #[arg(short = 'c', long = "ctx-size", value_name = "N")]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N", value_parser = from_to(1, MAX_CONTEXT as u64))]
     pub(crate) ctx_size: Option<usize>,
 
     /// Threads [default: the physical cores this process may use]
-    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Option<usize>,
 
     /// Type of the KV cache
@@ -120,7 +184,8 @@ pub(crate) struct SessionArgs {
         long = "ubatch-size",
         visible_alias = "ub",
         value_name = "N",
-        default_value_t = 256
+        default_value_t = 256,
+        value_parser = from_to(1, MAX_UBATCH)
     )]
     pub(crate) ubatch_size: usize,
 }
@@ -163,7 +228,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) seed: Option<u64>,
 
     /// Temperature; 0 always takes the likeliest token [default: the model's, or 0.8]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = temperature)]
     pub(crate) temp: Option<f32>,
 
     /// Keep the K likeliest tokens; 0 keeps all [default: the model's, or 40]
@@ -171,15 +236,15 @@ pub(crate) struct SamplingArgs {
     pub(crate) top_k: Option<usize>,
 
     /// Keep the likeliest tokens whose probabilities add up to P [default: the model's, or 0.95]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub(crate) top_p: Option<f32>,
 
     /// Drop tokens less likely than P times the likeliest [default: 0.05]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub(crate) min_p: Option<f32>,
 
     /// Divide the logits of tokens seen lately by X; 1 is off [default: 1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = factor)]
     pub(crate) repeat_penalty: Option<f32>,
 
     /// How many of the last tokens the penalties look at
@@ -191,7 +256,8 @@ pub(crate) struct SamplingArgs {
         long,
         value_name = "X",
         default_value_t = 0.0,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        value_parser = penalty
     )]
     pub(crate) presence_penalty: f32,
 
@@ -200,7 +266,8 @@ pub(crate) struct SamplingArgs {
         long,
         value_name = "X",
         default_value_t = 0.0,
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        value_parser = penalty
     )]
     pub(crate) frequency_penalty: f32,
 }
@@ -219,8 +286,9 @@ pub(crate) struct RunArgs {
     #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) file: Option<PathBuf>,
 
-    /// Generate at most N tokens [default: until the model ends or the context is full]
-    #[arg(short = 'n', long = "predict", value_name = "N")]
+    /// Generate at most N tokens; -1 is no limit [default: until the model ends or the context is
+    /// full]
+    #[arg(short = 'n', long = "predict", value_name = "N", allow_negative_numbers = true, value_parser = predict)]
     pub(crate) predict: Option<usize>,
 
     #[command(flatten)]
@@ -233,7 +301,7 @@ pub(crate) struct RunArgs {
     pub(crate) sampling: SamplingArgs,
 
     /// End the answer where TEXT appears; may be given several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
 
     /// The system message
@@ -282,7 +350,7 @@ pub(crate) struct ConvertArgs {
     pub(crate) json: bool,
 
     /// Threads [default: all that this process may use]
-    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Option<usize>,
 
     /// Convert a checkpoint that has no tokenizer.json; the result can be measured, not talked to
@@ -342,15 +410,15 @@ pub(crate) struct EvalArgs {
     pub(crate) text: PathBuf,
 
     /// Tokens of a chunk; the last half of each is scored
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = from_to(4, MAX_CONTEXT as u64))]
     pub(crate) chunk: usize,
 
     /// Measure only the first N chunks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = from_to(1, u64::MAX))]
     pub(crate) chunks: Option<usize>,
 
     /// Threads [default: the physical cores this process may use]
-    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS")]
+    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Option<usize>,
 
     /// Type of the KV cache
@@ -392,7 +460,8 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "512"
+        default_value = "512",
+        value_parser = length()
     )]
     pub(crate) n_prompt: Vec<usize>,
 
@@ -402,7 +471,8 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "128"
+        default_value = "128",
+        value_parser = length()
     )]
     pub(crate) n_gen: Vec<usize>,
 
@@ -412,16 +482,17 @@ pub(crate) struct BenchArgs {
         long,
         value_name = "N",
         value_delimiter = ',',
-        default_value = "0"
+        default_value = "0",
+        value_parser = length()
     )]
     pub(crate) n_depth: Vec<usize>,
 
     /// Repetitions
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = from_to(1, MAX_REPETITIONS))]
     pub(crate) repetitions: usize,
 
     /// Threads, comma-separated [default: the physical cores this process may use]
-    #[arg(short = 't', long, value_name = "N", value_delimiter = ',')]
+    #[arg(short = 't', long, value_name = "N", value_delimiter = ',', value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Vec<usize>,
 
     #[command(flatten)]
@@ -436,7 +507,8 @@ pub(crate) struct BenchArgs {
         long = "ubatch-size",
         visible_alias = "ub",
         value_name = "N",
-        default_value_t = 512
+        default_value_t = 512,
+        value_parser = from_to(1, MAX_UBATCH)
     )]
     pub(crate) ubatch_size: usize,
 

@@ -8,11 +8,23 @@ use chaski_quant::QuantType;
 use super::{
     answer::{cpus, kv_type, model_options},
     args::{BenchArgs, BenchFormat},
-    out, progress, resolve,
+    interrupt, out, progress, resolve,
 };
 
 /// Measures tokens per second.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let quants: Vec<Option<QuantType>> = match &args.quants[..] {
+        [] => vec![None],
+        quants => quants.iter().copied().map(Some).collect(),
+    };
+    // All conversions first: the machine is to be quiet while it is measured.
+    let mut files: Vec<PathBuf> = Vec::new();
+    for model in &args.models {
+        for &quant in &quants {
+            files.push(resolve::resolve(model, quant)?);
+            interrupt::follow()?;
+        }
+    }
     let options = BenchOptions {
         n_prompt: args.n_prompt.clone(),
         n_gen: args.n_gen.clone(),
@@ -23,18 +35,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         ubatch: args.ubatch_size,
         cpus: cpus(&args.host),
         model: model_options(&args.host),
+        cancel: Some(interrupt::flag()),
     };
-    let quants: Vec<Option<QuantType>> = match &args.quants[..] {
-        [] => vec![None],
-        quants => quants.iter().copied().map(Some).collect(),
-    };
-    // All conversions first: the machine is to be quiet while it is measured.
-    let mut files: Vec<PathBuf> = Vec::new();
-    for model in &args.models {
-        for &quant in &quants {
-            files.push(resolve::resolve(model, quant)?);
-        }
-    }
     let mut rows = Vec::new();
     for file in &files {
         let name = file

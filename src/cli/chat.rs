@@ -10,7 +10,8 @@ use super::{
     args::RunArgs,
     cache,
     conversation::{Conversation, HELP, Line},
-    out,
+    interrupt, out,
+    text::{self, MAX_PROMPT_BYTES},
 };
 
 /// Reads lines and answers until the user leaves.
@@ -58,7 +59,10 @@ fn read_line(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
     let mut text = String::new();
     loop {
         let prompt = if text.is_empty() { "> " } else { ". " };
-        match editor.readline(prompt) {
+        interrupt::set_idle(true);
+        let read = editor.readline(prompt);
+        interrupt::set_idle(false);
+        match read {
             Ok(line) => match line.strip_suffix('\\') {
                 Some(start) => {
                     text += start;
@@ -101,8 +105,8 @@ impl Chat<'_> {
             }
             Line::Message(text) => self.message(&text)?,
             Line::Read(file) => {
-                let text =
-                    fs::read_to_string(&file).with_context(|| format!("{file} cannot be read"))?;
+                let text = text::read_file(Path::new(&file), MAX_PROMPT_BYTES)
+                    .with_context(|| format!("{file} cannot be read"))?;
                 self.message(&text)?;
             }
             Line::Regen => {

@@ -1,9 +1,11 @@
 //! A chat's commands and its saved form.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+
+use super::text;
 
 /// What a line typed in the chat asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,11 +173,7 @@ impl Conversation {
     /// Reads what [`save`](Self::save) wrote.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let named = || format!("could not load the conversation {}", path.display());
-        let len = fs::metadata(path).with_context(named)?.len();
-        if len > MAX_SAVED_BYTES {
-            bail!("{}: {len} bytes is no conversation", path.display());
-        }
-        let text = fs::read_to_string(path).with_context(named)?;
+        let text = text::read_file(path, MAX_SAVED_BYTES).with_context(named)?;
         let c: Self = serde_json::from_str(&text).with_context(named)?;
         if c.version != VERSION {
             bail!(
@@ -199,6 +197,8 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! `chaski eval`.
 
-use std::{fs, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use chaski::{
     Model, ModelOptions, Session, SessionError, SessionOptions,
     eval::{Perplexity, perplexity},
@@ -14,6 +14,7 @@ use super::{
     answer::{Dropped, kv_type},
     args::EvalArgs,
     interrupt, out, progress, resolve,
+    text::{self, MAX_CORPUS_BYTES},
 };
 
 /// Logits of this many positions are kept at once.
@@ -21,7 +22,7 @@ const LOGIT_ROWS: usize = 32;
 
 /// Measures perplexity.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let text = fs::read_to_string(&args.text)
+    let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
         .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
     let model = Arc::new(Model::open(&path, &ModelOptions::default())?);
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ..SessionOptions::default()
     };
     let mut session = Session::new(&model, &options)?;
+    session.set_cancel(Some(interrupt::flag()));
     let bar = progress::steps_bar(0, "chunks");
     let begin = Instant::now();
     let forward = |chunk: &[_], first, sink: &mut dyn FnMut(usize, &[f32])| {
@@ -59,13 +61,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             ControlFlow::Continue(())
         }
     };
-    interrupt::reset();
+    interrupt::follow()?;
     let measured =
         perplexity::<SessionError>(&tokens, bos, args.chunk, args.chunks, forward, step)?;
     bar.finish_and_clear();
-    if interrupt::asked() {
-        bail!(interrupt::Interrupted);
-    }
+    interrupt::follow()?;
     let seconds = begin.elapsed().as_secs_f64();
     if args.json {
         let document = json!({

@@ -1,5 +1,6 @@
 //! `chaski inspect`.
 
+use anyhow::Context;
 use chaski::weights::Weights;
 use chaski_models::ModelMetadata;
 use chaski_quant::container::{Container, TensorKind};
@@ -9,8 +10,9 @@ use super::{args::InspectArgs, out};
 
 /// Shows what a file holds.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let container = Container::open(&args.file)?;
-    let metadata = ModelMetadata::from_json(container.metadata())?;
+    let named = || format!("{} cannot be shown", args.file.display());
+    let container = Container::open(&args.file).with_context(named)?;
+    let metadata = ModelMetadata::from_json(container.metadata()).with_context(named)?;
     let tensors: Vec<Value> = container.tensors().iter().map(tensor).collect();
     let file_len = container.file_len();
     let sections: Vec<Value> = container

@@ -1,4 +1,5 @@
-//! Ctrl-C: the first one asks the work at hand to stop, a second one ends the program.
+//! Ctrl-C, SIGTERM and SIGHUP: the first one asks the work at hand to stop, a second one ends the
+//! program.
 
 use std::sync::{
     Arc, OnceLock,
@@ -6,6 +7,8 @@ use std::sync::{
 };
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// No work is at hand: a signal ends the program.
+static IDLE: AtomicBool = AtomicBool::new(false);
 
 /// The exit status of a program that Ctrl-C ended.
 pub(crate) const EXIT_STATUS: u8 = 130;
@@ -16,10 +19,14 @@ pub(crate) fn flag() -> Arc<AtomicBool> {
         let flag = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&flag);
         let handler = move || {
-            if seen.swap(true, SeqCst) {
+            if seen.swap(true, SeqCst) || IDLE.load(SeqCst) {
                 leave();
             }
         };
+        // A handler would undo `nohup`.
+        if ignores_hangup() {
+            return flag;
+        }
         // Without a handler Ctrl-C ends the program at once, which is what the system does anyway.
         if let Err(e) = ctrlc::set_handler(handler) {
             super::out::detail(format_args!("Ctrl-C cannot be handled: {e}"));
@@ -27,6 +34,16 @@ pub(crate) fn flag() -> Arc<AtomicBool> {
         flag
     });
     Arc::clone(flag)
+}
+
+/// Whether SIGHUP was ignored from the start, as `nohup` does; only Linux tells.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 #[expect(
@@ -37,9 +54,19 @@ fn leave() {
     std::process::exit(EXIT_STATUS.into());
 }
 
-/// Whether Ctrl-C was pressed since the last [`reset`].
+/// Whether Ctrl-C was pressed since the last [`reset`]; installs no handler.
 pub(crate) fn asked() -> bool {
-    flag().load(SeqCst)
+    ASKED.get().is_some_and(|flag| flag.load(SeqCst))
+}
+
+/// Follows a Ctrl-C that was pressed: an error if there was one.
+pub(crate) fn follow() -> Result<(), Interrupted> {
+    if asked() { Err(Interrupted) } else { Ok(()) }
+}
+
+/// Says whether the program waits for its user: nothing would look at the flag.
+pub(crate) fn set_idle(idle: bool) {
+    IDLE.store(idle, SeqCst);
 }
 
 /// Forgets a Ctrl-C that was followed.

@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod resolve;
 mod run;
+mod text;
 mod verify;
 
 use std::{io, process::ExitCode};
@@ -26,7 +27,7 @@ use args::{Args, Command};
 
 /// Parses the command line and does what it says.
 ///
-/// Exit status: 0 done, 1 what was asked for failed, 2 wrong use, 130 ended by Ctrl-C.
+/// Exit status: 0 done, 1 what was asked for failed, 2 wrong use, 130 ended by Ctrl-C, SIGTERM or SIGHUP.
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     out::set_level(args.quiet, args.verbose);

@@ -54,26 +54,35 @@ pub(crate) fn error_line(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// An error of standard output says so, and keeps its kind.
+fn named(e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("standard output cannot be written: {e}"))
+}
+
 /// Text on standard output, at once.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(named)
 }
 
 /// A line on standard output.
 pub(crate) fn print_line(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(named)
 }
 
 /// A JSON document on standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
-    out.flush()
+    serde_json::to_writer_pretty(&mut out, value)
+        .map_err(io::Error::from)
+        .and_then(|()| writeln!(out))
+        .and_then(|()| out.flush())
+        .map_err(named)
 }
 
 /// `1.23 GiB` and the like; bytes below 1 KiB as they are.

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::catalog::{self, Catalog, FetchProgress};
 use chaski_convert::{ConvertOptions, Event, Recipe, Report, source};
-use chaski_quant::{QuantType, container::MAGIC};
+use chaski_quant::{
+    QuantType,
+    container::{Container, MAGIC},
+};
 use indicatif::ProgressBar;
 
 use super::{cache, interrupt, out, progress};
@@ -31,8 +34,13 @@ pub(crate) enum Kind {
 /// What `path` is.
 pub(crate) fn kind(path: &Path) -> anyhow::Result<Kind> {
     let named = || format!("{} cannot be read", path.display());
-    if fs::metadata(path).with_context(named)?.is_dir() {
+    let meta = fs::metadata(path).with_context(named)?;
+    if meta.is_dir() {
         return Ok(Kind::Source);
+    }
+    // To open a pipe would wait for its other end.
+    if !meta.is_file() {
+        bail!("{}: it is no regular file", path.display());
     }
     let mut start = Vec::new();
     File::open(path)
@@ -101,7 +109,7 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
         None => default_type(&source)?,
     };
     let target = cached_path(&name, &source, quant)?;
-    if target.exists() {
+    if is_usable(&target) {
         return Ok(target);
     }
     out::note(format_args!(
@@ -125,6 +133,23 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
     Ok(target)
 }
 
+/// Whether a file of the cache is there and opens; a damaged one is made again.
+fn is_usable(cached: &Path) -> bool {
+    if !cached.exists() {
+        return false;
+    }
+    match Container::open(cached) {
+        Ok(_) => true,
+        Err(e) => {
+            out::note(format_args!(
+                "note: {} is damaged and is made again: {e}",
+                cached.display()
+            ));
+            false
+        }
+    }
+}
+
 /// A catalogue name's file that was made before: found without its source, which may be gone.
 fn cached_catalogue(model: &str, quant: Option<QuantType>) -> anyhow::Result<Option<PathBuf>> {
     let catalog = Catalog::built_in()?;
@@ -137,7 +162,7 @@ fn cached_catalogue(model: &str, quant: Option<QuantType>) -> anyhow::Result<Opt
     let quant = quant.unwrap_or(entry.quant);
     let sha = entry.sources.first().map_or("", |s| s.sha256());
     let path = catalogue_path(model, sha, quant)?;
-    Ok(path.exists().then_some(path))
+    Ok(is_usable(&path).then_some(path))
 }
 
 fn catalogue_path(name: &str, sha256: &str, quant: QuantType) -> anyhow::Result<PathBuf> {

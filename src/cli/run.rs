@@ -1,9 +1,6 @@
 //! `chaski run`.
 
-use std::{
-    fs,
-    io::{self, IsTerminal, Read},
-};
+use std::io::{self, IsTerminal};
 
 use anyhow::{Context, bail};
 use chaski::generate::FinishReason;
@@ -15,10 +12,8 @@ use super::{
     chat,
     conversation::Conversation,
     interrupt, out, resolve,
+    text::{self, MAX_PROMPT_BYTES},
 };
-
-/// A prompt is text that somebody wrote; more than this is another kind of file.
-const MAX_PROMPT_BYTES: u64 = 64 << 20;
 
 /// The document that `run --json` prints.
 #[derive(Serialize)]
@@ -43,6 +38,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
     let mut talker = Talker::open(&path, &args.session, &args.host, &args.sampling, args.raw)?;
+    // A Ctrl-C during the conversion or while the model was opened; an answer forgets older ones.
+    interrupt::follow()?;
     let Some(prompt) = prompt else {
         return chat::chat(&mut talker, args);
     };
@@ -101,25 +98,18 @@ fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
     }
     if let Some(path) = &args.file {
         let named = || format!("the prompt file {} cannot be read", path.display());
-        let file = fs::File::open(path).with_context(named)?;
-        return read(file).with_context(named).map(Some);
+        return text::read_file(path, MAX_PROMPT_BYTES)
+            .with_context(named)
+            .map(Some);
     }
     if io::stdin().is_terminal() {
         return Ok(None);
     }
-    let text = read(io::stdin().lock()).context("the prompt on standard input cannot be read")?;
+    let text = text::read(io::stdin().lock(), MAX_PROMPT_BYTES)
+        .context("the prompt on standard input cannot be read")?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     if text.trim().is_empty() {
         bail!("there is no prompt: standard input is empty; give one as an argument or with -f");
     }
     Ok(Some(text.to_owned()))
-}
-
-fn read(from: impl Read) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    from.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_PROMPT_BYTES {
-        bail!("it is longer than {}", out::bytes(MAX_PROMPT_BYTES));
-    }
-    String::from_utf8(bytes).context("it is not UTF-8")
 }

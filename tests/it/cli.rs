@@ -125,6 +125,10 @@ fn a_checkpoint_is_converted_verified_inspected_and_run() {
         text.trim_end_matches('\n'),
         first["text"].as_str().unwrap().trim_end_matches('\n')
     );
+    let unlimited = place.json(&[
+        "run", "m.chaski", "ab", "--raw", "-n", "-1", "-c", "16", "--temp", "0", "--json",
+    ]);
+    assert_ne!(unlimited["finish_reason"], "length", "{unlimited}");
     // A chat prompt goes through the template.
     let chat = place.json(&["run", "m.chaski", "ab", "-n", "2", "--temp", "0", "--json"]);
     assert!(chat["prompt_tokens"].as_u64() > first["prompt_tokens"].as_u64());
@@ -142,6 +146,15 @@ fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
     let again = place.run(&run);
     assert!(!String::from_utf8_lossy(&again.stderr).contains("converting"));
     assert_eq!(first.stdout, again.stdout);
+    for entry in fs::read_dir(place.path().join("cache/models")).unwrap() {
+        fs::write(entry.unwrap().path(), "cut").unwrap();
+    }
+    let mended = place.run(&run);
+    assert!(
+        String::from_utf8_lossy(&mended.stderr).contains("is damaged and is made again"),
+        "{mended:?}"
+    );
+    assert_eq!(first.stdout, mended.stdout);
     let table = place.ok(&[
         "bench", "tiny", "--quants", "q4,q8", "-p", "8", "-n", "4", "-r", "2",
     ]);
@@ -185,16 +198,46 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
         (&["convert", "absent", "--quant", "q4"], 1, "smollm2"),
         (&["run", "./absent.chaski", "x"], 1, "no such file"),
         (&["run", "m.chaski", "--quant", "q4", "x"], 1, "fixed"),
-        (&["run", "m.chaski", "x", "--temp", "-1"], 1, "--temp"),
-        (&["run", "m.chaski", "x", "-c", "0"], 1, "context"),
+        (&["run", "m.chaski", "x", "--temp", "-1"], 2, "--temp"),
+        (&["run", "m.chaski", "x", "--temp", "nan"], 2, "from 0"),
+        (&["run", "m.chaski", "x", "--top-p", "2"], 2, "from 0 to 1"),
+        (&["run", "m.chaski", "x", "--min-p", "-1"], 2, "from 0 to 1"),
+        (&["run", "m.chaski", "x", "--repeat-penalty", "0"], 2, "0"),
+        (&["run", "m.chaski", "x", "--stop", ""], 2, "--stop"),
+        (&["run", "m.chaski", "x", "-n", "-2"], 2, "-1 for no limit"),
+        (&["run", "m.chaski", "x", "-c", "0"], 2, "--ctx-size"),
+        (&["run", "m.chaski", "x", "--ubatch-size", "0"], 2, "65536"),
+        (
+            &["eval", "m.chaski", "--text", "t", "--chunk", "0"],
+            2,
+            "4..=16777216",
+        ),
+        (
+            &["eval", "m.chaski", "--text", "t", "--chunks", "0"],
+            2,
+            "--chunks",
+        ),
         (
             &["run", "m.chaski", "ab ab ab ab", "--raw", "-c", "2"],
             1,
             "2: shorten",
         ),
-        (&["run", "m.chaski", "x", "-t", "0"], 1, "threads"),
+        (&["run", "m.chaski", "x", "-t", "0"], 2, "--threads"),
+        (&["bench", "m.chaski", "-t", "1,0"], 2, "--threads"),
         (&["run", "m.chaski", "-f", "absent"], 1, "absent"),
         (&["eval", "m.chaski", "--text", "absent"], 1, "absent"),
+        (
+            &["bench", "m.chaski", "-d", "18446744073709551615"],
+            2,
+            "16777216",
+        ),
+        (
+            &["bench", "m.chaski", "-r", "18446744073709551615"],
+            2,
+            "10000",
+        ),
+        (&["bench", "m.chaski", "-r", "0"], 2, "1..=10000"),
+        (&["bench", "m.chaski", "-d", "16777216"], 1, "positions"),
         (&["verify", "tiny/config.json"], 1, "sound"),
         (&["run", "tiny/config.json", "x"], 1, "neither"),
     ] {
@@ -212,6 +255,58 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
         text.contains("m.chaski: ok") && text.contains("bad.chaski: BAD"),
         "{text}"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_text_without_an_end_is_refused() {
+    let place = Place::new(Variant::Llama);
+    for args in [
+        &["eval", "tiny", "--text", "/dev/zero"][..],
+        &["run", "tiny", "-f", "/dev/zero"],
+    ] {
+        let err = place.fails(args, 1);
+        assert!(err.contains("it is longer than"), "{args:?}: {err}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_an_error_and_not_a_wait() {
+    let place = Place::new(Variant::Llama);
+    let fifo = |name: &str| {
+        let path = place.path().join(name);
+        let _ = fs::remove_file(&path);
+        let made = Command::new("mkfifo").arg(&path).status();
+        made.is_ok_and(|made| made.success())
+    };
+    if !fifo("m.chaski") {
+        println!("skipped: there is no mkfifo here");
+        return;
+    }
+    for args in [
+        &["run", "m.chaski", "x"][..],
+        &["plan", "m.chaski"],
+        &["eval", "m.chaski", "--text", "tiny/config.json"],
+        &["bench", "m.chaski"],
+        &["inspect", "m.chaski"],
+        &["convert", "m.chaski", "--quant", "q4"],
+    ] {
+        let err = place.fails(args, 1);
+        assert!(err.contains("regular file"), "{args:?}: {err}");
+    }
+    for name in [
+        "chat_template.jinja",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "config.json",
+    ] {
+        assert!(fifo(&format!("tiny/{name}")));
+        let err = place.fails(&["convert", "tiny", "--quant", "q4"], 1);
+        assert!(err.contains("regular file"), "{name}: {err}");
+    }
 }
 
 #[test]
@@ -239,6 +334,17 @@ fn a_closed_pipe_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_output_that_is_full_is_named() {
+    let place = Place::new(Variant::Llama);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = place.command(&["models"]).stdout(full).output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{err}");
+    assert!(err.contains("standard output"), "{err}");
 }
 
 /// What a killed or failed conversion may leave: nothing that opens.
@@ -297,6 +403,58 @@ fn a_conversion_killed_at_any_moment_leaves_no_file_that_loads() {
         want,
         "a repeat gives other bytes"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_conversion_that_is_terminated_leaves_nothing_behind() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find(|line| line.starts_with("SigIgn:"));
+    if ignored.is_some_and(|mask| mask.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f'])) {
+        println!("skipped: these tests run under nohup");
+        return;
+    }
+    let place = Place::new(Variant::LlamaUntied);
+    let target = place.path().join("out");
+    let args = [
+        "convert",
+        "tiny",
+        "--quant",
+        "q4",
+        "-o",
+        "out/m.chaski",
+        "-q",
+    ];
+    let mut ended = 0;
+    for wait in 0..40 {
+        let _ = fs::remove_dir_all(&target);
+        fs::create_dir(&target).unwrap();
+        let mut child = place.command(&args).stderr(Stdio::null()).spawn().unwrap();
+        // The temporary file shows that the handler is there.
+        let begin = Instant::now();
+        while fs::read_dir(&target).unwrap().next().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing written");
+        }
+        thread::sleep(Duration::from_micros(wait * 50));
+        let signal = ["-TERM", "-HUP", "-INT"][wait as usize % 3];
+        let _ = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
+        let status = child.wait().unwrap();
+        let left: Vec<_> = fs::read_dir(&target)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        if status.success() {
+            assert_eq!(left, ["m.chaski"]);
+        } else {
+            assert_eq!(status.code(), Some(130), "{signal}");
+            assert!(left.is_empty(), "{signal}: {left:?}");
+            ended += 1;
+        }
+    }
+    println!("{ended} of 40 conversions were ended");
 }
 
 #[cfg(target_os = "linux")]

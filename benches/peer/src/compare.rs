@@ -132,6 +132,7 @@ fn chaski_speed(args: &CompareArgs, test: Test, threads: usize) -> anyhow::Resul
         ubatch: args.ubatch,
         cpus: Vec::new(),
         model: ModelOptions::default(),
+        cancel: None,
     };
     let rows = bench::run(&args.chaski, &options, &mut |_, _, _| {})
         .with_context(|| format!("chaski could not measure {}", args.chaski.display()))?;

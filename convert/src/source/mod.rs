@@ -23,6 +23,8 @@ pub mod gguf;
 pub mod hf;
 mod read_at;
 
+use read_at::open_regular;
+
 /// Whose names a source's tensors carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
@@ -171,7 +173,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
         return Ok(Box::new(hf::HfDirectory::open(path)?));
     }
     let mut magic = Vec::with_capacity(8);
-    fs::File::open(path)
+    open_regular(path)
         .and_then(|f| f.take(8).read_to_end(&mut magic))
         .map_err(open_error)?;
     if magic.starts_with(b"GGUF") {
@@ -185,7 +187,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
 
 /// The whole of a small file, refused beyond `max` bytes; `None` where there is no such file.
 pub(crate) fn read_small(path: &Path, max: u64) -> Result<Option<Vec<u8>>, SourceError> {
-    let file = match fs::File::open(path) {
+    let file = match open_regular(path) {
         Ok(file) => file,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => {
@@ -235,6 +237,31 @@ mod tests {
             "{}",
             text(dir.path())
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_or_a_device_is_refused_unopened() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        let device = PathBuf::from("/dev/zero");
+        let mut paths = vec![device];
+        if made.is_ok_and(|made| made.success()) {
+            paths.push(pipe);
+        }
+        for path in paths {
+            for error in [
+                open(&path).unwrap_err(),
+                read_small(&path, 9).unwrap_err(),
+                ReadAt::open(&path).unwrap_err(),
+            ] {
+                let SourceError::Open { cause, .. } = error else {
+                    panic!("{error}");
+                };
+                assert!(cause.to_string().contains("no regular file"), "{cause}");
+            }
+        }
     }
 
     #[test]

@@ -2,12 +2,25 @@
 //! file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
 use super::SourceError;
+
+/// Opens a regular file and nothing else: to open a pipe would wait for its other end, to read a
+/// device would not end.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    // Asked before opening.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ));
+    }
+    File::open(path)
+}
 
 /// An open file, or bytes that stand for one, with path and length.
 #[derive(Debug)]
@@ -36,15 +49,9 @@ impl ReadAt {
     /// Opens the regular file at `path`.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let open = || -> io::Result<(File, u64)> {
-            let file = File::open(path)?;
-            let meta = file.metadata()?;
-            if !meta.is_file() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "not a regular file",
-                ));
-            }
-            Ok((file, meta.len()))
+            let file = open_regular(path)?;
+            let len = file.metadata()?.len();
+            Ok((file, len))
         };
         let (file, len) = open().map_err(|cause| SourceError::Open {
             path: path.to_owned(),
