@@ -17,6 +17,7 @@ mod progress;
 mod resolve;
 mod run;
 mod verify;
+mod written;
 
 use std::{io, process::ExitCode};
 
