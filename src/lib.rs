@@ -76,5 +76,6 @@ pub mod session;
 pub mod stop;
 pub mod weights;
 
+pub use chaski_models::tokenizer::Specials;
 pub use model::{Model, ModelError, ModelOptions, Residence};
 pub use session::{Session, SessionError, SessionOptions};

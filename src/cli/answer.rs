@@ -24,6 +24,7 @@ use super::{
     args::{HostArgs, KvArg, SamplingArgs, SessionArgs},
     conversation::Turn,
     interrupt, out,
+    written::{self, Part},
 };
 
 /// A model that can talk.
@@ -276,44 +277,53 @@ impl Talker {
         let Some(template) = &self.template else {
             bail!("the model has no chat template: use --raw to continue a text");
         };
-        let messages: Vec<Message> = turns
-            .iter()
-            .map(|t| Message::new(&t.role, &t.content))
-            .collect();
         let options = RenderOptions {
             add_generation_prompt: true,
             now: Some(now()),
             ..RenderOptions::default()
         };
-        let text = template
-            .render(&messages, &options)
-            .context("the model's chat template refused the conversation; --raw goes without it")?;
-        let written: Vec<&str> = turns.iter().map(|t| t.content.trim()).collect();
-        let has_specials = |text: &&str| {
+        let render = |contents: &[&str]| {
+            let messages: Vec<Message> = turns
+                .iter()
+                .zip(contents)
+                .map(|(t, &content)| Message::new(&t.role, content))
+                .collect();
+            template.render(&messages, &options).context(
+                "the model's chat template refused the conversation; --raw goes without it",
+            )
+        };
+        let contents: Vec<&str> = turns.iter().map(|t| &t.content[..]).collect();
+        let text = render(&contents)?;
+        let spells = |content: &str| {
             self.tokenizer
                 .specials()
-                .any(|(_, special)| text.contains(special))
+                .any(|(_, special)| content.contains(special))
         };
         let mut dropped = Dropped::default();
-        if !written.iter().any(has_specials) {
+        if !contents.iter().any(|content| spells(content)) {
             let tokens = self.encode(&text, Specials::Parse, &mut dropped)?;
             dropped.tell();
             return Ok(tokens);
         }
         out::note("note: the conversation spells a special token; it is sent as plain text");
-        let (mut tokens, mut rest) = (Vec::new(), &text[..]);
-        for content in written.into_iter().filter(has_specials) {
-            let Some(at) = rest.find(content) else {
-                bail!(
-                    "the chat template changes a message that spells a special token, so the two \
-                     cannot be told apart: rephrase the message"
-                );
-            };
-            tokens.extend(self.encode(&rest[..at], Specials::Parse, &mut dropped)?);
-            tokens.extend(self.encode(content, Specials::AsText, &mut dropped)?);
-            rest = &rest[at + content.len()..];
+        let source = self.model.metadata().chat_template.as_deref();
+        let parts = written::parts(
+            &text,
+            &contents,
+            source.unwrap_or_default(),
+            spells,
+            |marked| {
+                let marked: Vec<&str> = marked.iter().map(String::as_str).collect();
+                render(&marked)
+            },
+        )?;
+        let mut tokens = Vec::new();
+        for part in parts {
+            tokens.extend(match part {
+                Part::Rendered(text) => self.encode(text, Specials::Parse, &mut dropped)?,
+                Part::Written(text) => self.encode(text, Specials::AsText, &mut dropped)?,
+            });
         }
-        tokens.extend(self.encode(rest, Specials::Parse, &mut dropped)?);
         dropped.tell();
         Ok(tokens)
     }

@@ -137,7 +137,7 @@ fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
     let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
     let mut text: String = rows
         .into_iter()
-        .map(|(name, value)| format!("{name:<width$}  {value}\n"))
+        .map(|(name, value)| format!("{name:<width$}  {}\n", out::escaped(&value, "")))
         .collect();
     if !m.report.is_empty() {
         let mut table = vec![

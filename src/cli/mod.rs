@@ -18,6 +18,7 @@ mod resolve;
 mod run;
 mod text;
 mod verify;
+mod written;
 
 use std::{io, process::ExitCode};
 

@@ -51,7 +51,26 @@ pub(crate) fn detail(line: impl Display) {
 /// A line on standard error, always.
 pub(crate) fn error_line(line: impl Display) {
     // Nobody is left to tell when standard error is gone.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(
+        io::stderr().lock(),
+        "{}",
+        escaped(&line.to_string(), "\n\t")
+    );
+}
+
+/// `text` with its control characters, but those in `but`, as `\u{1b}`: what a file says must not
+/// steer a terminal.
+pub(crate) fn escaped(text: &str, but: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if (c.is_control() || turns) && !but.contains(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// An error of standard output says so, and keeps its kind.
@@ -70,7 +89,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// A line on standard output.
 pub(crate) fn print_line(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
+    writeln!(out, "{}", escaped(&line.to_string(), "\n\t"))
         .and_then(|()| out.flush())
         .map_err(named)
 }
@@ -102,6 +121,8 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// Left-aligned first column, right-aligned others, two spaces between.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let shown = |row: &Vec<String>| row.iter().map(|cell| escaped(cell, "")).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let n = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         rows.iter()
@@ -112,7 +133,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..n).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> = row
             .iter()
             .enumerate()
@@ -155,5 +176,13 @@ mod tests {
             vec!["bcd".into(), "7".into()],
         ];
         assert_eq!(table(&rows), "a    10\nbcd   7\n");
+    }
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        let text = "a\x1b[2J\u{9b}1m\r\u{202e}é\n";
+        let want = "a\\u{1b}[2J\\u{9b}1m\\u{d}\\u{202e}é";
+        assert_eq!(escaped(text, "\n"), format!("{want}\n"));
+        assert_eq!(table(&[vec![text.to_owned()]]), format!("{want}\\u{{a}}\n"));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use chaski::catalog::{self, Catalog, FetchProgress};
+use chaski::catalog::{self, Catalog, Entry, FetchProgress};
 use chaski_convert::{ConvertOptions, Event, Recipe, Report, source};
 use chaski_quant::{
     QuantType,
@@ -108,7 +108,16 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
         Some(quant) => quant,
         None => default_type(&source)?,
     };
-    let target = cached_path(&name, &source, quant)?;
+    // A file or folder of one's own may have the name of a catalogue entry.
+    let entry = if path.exists() {
+        None
+    } else {
+        Catalog::built_in()?.entry(model).ok().cloned()
+    };
+    let target = match &entry {
+        Some(entry) => catalogue_path(model, entry, quant)?,
+        None => own_path(&name, &source, quant)?,
+    };
     if is_usable(&target) {
         return Ok(target);
     }
@@ -116,11 +125,7 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
         "converting {name} to {quant}, kept in {}",
         target.display()
     ));
-    if let Some(note) = Catalog::built_in()?
-        .entry(model)
-        .ok()
-        .and_then(|e| e.note.clone())
-    {
+    if let Some(note) = entry.and_then(|entry| entry.note) {
         out::note(format_args!("({note})"));
     }
     let mut options = ConvertOptions::new(Recipe::named(quant.name())?);
@@ -160,12 +165,13 @@ fn cached_catalogue(model: &str, quant: Option<QuantType>) -> anyhow::Result<Opt
         return Ok(None);
     }
     let quant = quant.unwrap_or(entry.quant);
-    let sha = entry.sources.first().map_or("", |s| s.sha256());
-    let path = catalogue_path(model, sha, quant)?;
+    let path = catalogue_path(model, entry, quant)?;
     Ok(is_usable(&path).then_some(path))
 }
 
-fn catalogue_path(name: &str, sha256: &str, quant: QuantType) -> anyhow::Result<PathBuf> {
+/// Where the file of a catalogue entry is kept: its name has the start of its source's SHA-256.
+fn catalogue_path(name: &str, entry: &Entry, quant: QuantType) -> anyhow::Result<PathBuf> {
+    let sha256 = entry.sources.first().map_or("", |s| s.sha256());
     models_dir(
         &format!("{name}-{quant}-{}", &sha256[..sha256.len().min(12)]),
         quant,
@@ -183,11 +189,8 @@ fn models_dir(stem: &str, quant: QuantType) -> anyhow::Result<PathBuf> {
     )))
 }
 
-fn cached_path(name: &str, source: &Path, quant: QuantType) -> anyhow::Result<PathBuf> {
-    if let Ok(entry) = Catalog::built_in()?.entry(name) {
-        let sha = entry.sources.first().map_or("", |s| s.sha256());
-        return catalogue_path(name, sha, quant);
-    }
+/// Where the file of a source of one's own is kept.
+fn own_path(name: &str, source: &Path, quant: QuantType) -> anyhow::Result<PathBuf> {
     models_dir(
         &format!("{name}-{quant}-{}", cache::source_key(source)?),
         quant,

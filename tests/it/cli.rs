@@ -528,3 +528,35 @@ fn threads_are_bound_and_weights_kept_as_asked_or_the_error_says_why_not() {
     assert!(rows[0]["read_gb_per_s"].as_f64().unwrap() > 0.0);
     assert!(rows[0]["read_share"].as_f64().unwrap() > 0.0);
 }
+
+/// A folder of one's own is not taken for the catalogue entry of the same name, nor for another
+/// folder of that name.
+#[test]
+fn a_folder_with_the_name_of_a_catalogue_entry_is_kept_as_what_it_is() {
+    let place = Place::new(Variant::Llama);
+    let models = || {
+        let mut names: Vec<_> = fs::read_dir(place.path().join("cache/models"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let mut seen = 0;
+    for parent in ["a", "b"] {
+        let folder = place.path().join(parent).join("smollm2");
+        fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        fs::create_dir(&folder).unwrap();
+        for file in fs::read_dir(place.path().join("tiny")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+        place.ok(&["plan", folder.to_str().unwrap()]);
+        seen += 1;
+        assert_eq!(models().len(), seen, "{:?}", models());
+    }
+    // The catalogue's own file is named after the SHA-256 of its source.
+    for name in models() {
+        assert!(!name.to_string_lossy().contains("b179c9523d0e"), "{name:?}");
+    }
+}

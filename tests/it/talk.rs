@@ -72,6 +72,26 @@ fn a_broken_template_is_told_when_it_is_converted_and_raw_goes_without_it() {
 }
 
 #[test]
+fn a_special_token_in_a_message_is_text_wherever_the_template_writes_it() {
+    let n_prompt = |template: &str, prompt: &str| {
+        let place = changed("tokenizer_config.json", |json| {
+            json["chat_template"] = json!(template);
+        });
+        let run = ["run", "tiny", prompt, "-n", "1", "--json"];
+        place.json(&run)["prompt_tokens"].as_u64().unwrap()
+    };
+    let own = "<|turn|>x<|eot|>";
+    // `<|eot|>` has no merges: seven bytes, seven tokens.
+    let once = n_prompt("{{ messages[0].content }}", "<|eot|>");
+    assert!(once > 1, "{once}");
+    let twice = "{{ messages[0].content }}<|turn|>{{ messages[0].content }}";
+    assert_eq!(n_prompt(twice, "<|eot|>"), 2 * once + 1);
+    let text = n_prompt("{{ messages[0].content }}", own);
+    let after_itself = format!("{own}{{{{ messages[0].content }}}}");
+    assert_eq!(n_prompt(&after_itself, own), 3 + text);
+}
+
+#[test]
 fn standard_input_is_the_prompt_and_an_empty_one_is_none() {
     let place = Place::new(Variant::Llama);
     place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);

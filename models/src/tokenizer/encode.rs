@@ -11,8 +11,12 @@ use super::{
 
 /// A text has at most so many bytes,
 const MAX_TEXT_BYTES: usize = 1 << 28;
-/// and so many when it is normalised: positions of symbols are 32 bits.
+/// and so many when it is normalised: positions of symbols are 32 bits,
 const MAX_NORMALIZED_BYTES: usize = 1 << 30;
+/// but no more than this, and so many more for each byte that it had. Of Unicode's forms the one
+/// that grows the most has eleven bytes for one.
+const NORMALIZED_BYTES: usize = 64 << 10;
+const NORMALIZED_PER_BYTE: usize = 16;
 /// Stands for no token.
 pub(super) const NO_TOKEN: u32 = u32::MAX;
 /// SentencePiece's visible space.
@@ -64,7 +68,8 @@ impl Tokenizer {
         specials: Specials,
         out: &mut Output,
     ) -> Result<(), TokenizerError> {
-        let text = self.normalizers.apply(part, MAX_NORMALIZED_BYTES)?;
+        let max = (NORMALIZED_BYTES + NORMALIZED_PER_BYTE * part.len()).min(MAX_NORMALIZED_BYTES);
+        let text = self.normalizers.apply(part, max)?;
         for part in self.added.split_normalized(&text, specials) {
             match part {
                 Part::Token(id) => out.ids.push(TokenId(id)),

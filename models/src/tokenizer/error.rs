@@ -42,6 +42,13 @@ pub enum TokenizerError {
         /// The most there may be.
         max: usize,
     },
+    /// The tokenizer's normalizer makes a text far longer than it is.
+    NormalizedTooLong {
+        /// The length of the text in bytes.
+        len: usize,
+        /// The most that it may become.
+        max: usize,
+    },
     /// These bytes are not the fast form of a tokenizer.
     NotFastForm,
     /// The fast form is of another version: it has to be built again from `tokenizer.json`.
@@ -93,6 +100,12 @@ impl fmt::Display for TokenizerError {
                 write!(
                     f,
                     "a text of {len} bytes is too long to encode at once, at most {max}"
+                )
+            }
+            Self::NormalizedTooLong { len, max } => {
+                write!(
+                    f,
+                    "the tokenizer's `normalizer` makes more than {max} bytes of a text of {len}"
                 )
             }
             Self::NotFastForm => f.write_str("not the fast form of a tokenizer"),

@@ -159,8 +159,9 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::Match`] where an expression needs too many steps for this text, and
-    /// [`TokenizerError::TextTooLong`] beyond 256 MiB.
+    /// [`TokenizerError::Match`] where an expression needs too many steps for this text,
+    /// [`TokenizerError::TextTooLong`] beyond 256 MiB, and [`TokenizerError::NormalizedTooLong`]
+    /// where the normalizer makes far more of the text than it is.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<TokenId>, TokenizerError> {
         Ok(self.encode_text(text, specials)?.ids)
     }

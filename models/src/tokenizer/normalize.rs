@@ -10,6 +10,9 @@ use super::{
     spec::{Normalizer, Pattern},
 };
 
+/// A normalizer has at most so many steps; those in use have two or three.
+const MAX_STEPS: usize = 64;
+
 /// The steps of `normalizer`, ready to run.
 #[derive(Debug)]
 pub(super) struct Normalizers(Vec<Step>);
@@ -26,6 +29,12 @@ enum Step {
 
 impl Normalizers {
     pub(super) fn new(steps: &[Normalizer]) -> Result<Self, TokenizerError> {
+        if steps.len() > MAX_STEPS {
+            return Err(TokenizerError::Unsupported {
+                path: "normalizer".to_owned(),
+                found: format!("a sequence of more than {MAX_STEPS} steps"),
+            });
+        }
         let compile = |step: &Normalizer| {
             Ok(match step {
                 Normalizer::Nfc => Step::Nfc,
@@ -41,15 +50,19 @@ impl Normalizers {
         Ok(Self(steps.iter().map(compile).collect::<Result<_, _>>()?))
     }
 
-    /// `text`, normalised; an error if it grows beyond `max` bytes.
+    /// `text`, normalised; an error if a step lets it grow beyond `max` bytes.
     pub(super) fn apply<'t>(
         &self,
         text: &'t str,
         max: usize,
     ) -> Result<Cow<'t, str>, TokenizerError> {
+        let len = text.len();
         let mut text = Cow::Borrowed(text);
         for step in &self.0 {
             if let Some(changed) = step.apply(&text, max)? {
+                if changed.len() > max {
+                    return Err(TokenizerError::NormalizedTooLong { len, max });
+                }
                 text = Cow::Owned(changed);
             }
         }
@@ -58,13 +71,20 @@ impl Normalizers {
 }
 
 impl Step {
-    /// The changed text, or none if nothing changes.
+    /// The changed text, or none if nothing changes. What is beyond `max` bytes may be missing.
     fn apply(&self, text: &str, max: usize) -> Result<Option<String>, TokenizerError> {
         // Nothing below U+0300 composes or is reordered with what is below it, and nothing below
         // U+00A0 decomposes.
         let all_below = |limit: char| text.chars().all(|c| c < limit);
         let collect = |chars: &mut dyn Iterator<Item = (char, isize)>| {
-            Some(chars.map(|(c, _)| c).collect::<String>())
+            let mut changed = String::new();
+            for (c, _) in chars {
+                changed.push(c);
+                if changed.len() > max {
+                    break;
+                }
+            }
+            Some(changed)
         };
         Ok(match self {
             Self::Nfc if all_below('\u{300}') => None,
@@ -88,12 +108,6 @@ impl Step {
                     done = end;
                 })?;
                 changed.push_str(&text[done..]);
-                if changed.len() > max {
-                    return Err(TokenizerError::TextTooLong {
-                        len: changed.len(),
-                        max,
-                    });
-                }
                 any.then_some(changed)
             }
         })
@@ -210,7 +224,13 @@ mod tests {
         let steps = Normalizers::new(&[replace(" ", "▁▁▁▁▁▁▁▁▁▁")]).unwrap();
         let err = steps.apply(&" ".repeat(1000), 2000).unwrap_err();
         assert!(
-            matches!(err, TokenizerError::TextTooLong { max: 2000, .. }),
+            matches!(
+                err,
+                TokenizerError::NormalizedTooLong {
+                    len: 1000,
+                    max: 2000
+                }
+            ),
             "{err}"
         );
         let pattern = Pattern::Regex(r"\s+".to_owned());
@@ -223,5 +243,32 @@ mod tests {
             "a$0 b",
             "the content is taken as it is"
         );
+    }
+
+    #[test]
+    fn no_step_lets_a_text_grow_beyond_the_bound() {
+        let double = Normalizer::Replace {
+            pattern: Pattern::Text("a".to_owned()),
+            content: "aa".to_owned(),
+        };
+        let prefix = Normalizer::Prepend("a".repeat(60));
+        let ligature = [Normalizer::Nfkc];
+        for (steps, text) in [
+            (&vec![double.clone(); 60][..], "a"),
+            (&vec![prefix; 3], "a"),
+            (&ligature, &"\u{fdfa}".repeat(4)),
+        ] {
+            let err = Normalizers::new(steps)
+                .unwrap()
+                .apply(text, 100)
+                .unwrap_err();
+            assert!(
+                matches!(err, TokenizerError::NormalizedTooLong { max: 100, .. }),
+                "{err}"
+            );
+            assert!(err.to_string().contains("`normalizer`"), "{err}");
+        }
+        let err = Normalizers::new(&vec![double; 65]).unwrap_err();
+        assert!(err.to_string().contains("more than 64 steps"), "{err}");
     }
 }
