@@ -198,6 +198,13 @@ impl Talker {
         raw: bool,
     ) -> anyhow::Result<Self> {
         let model = Arc::new(Model::open(path, &model_options(host))?);
+        let trained = model.config().max_seq_len;
+        if let Some(asked) = session.ctx_size.filter(|&asked| asked > trained) {
+            out::note(format_args!(
+                "note: -c {asked} is more than the {trained} positions that the model was made for: \
+                 what comes after those may be nonsense"
+            ));
+        }
         let loaded = model.tokenizer()?;
         for note in &loaded.notes {
             out::note(note);
