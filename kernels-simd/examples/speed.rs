@@ -75,6 +75,7 @@ fn attention(kernels: &Kernels) {
                             head_dim,
                             keys,
                             values,
+                            ahead: &[],
                         };
                         let ranges = [[0, 64]; 64];
                         kernels.attend_tile(&kv, &q, &ranges[..n], 0.125, &mut states);

@@ -279,6 +279,7 @@ fn kv<'a>(kv_type: KvType, parts: &'a [Vec<u8>; 2]) -> KvTile<'a> {
         head_dim: HEAD_DIM,
         keys: &parts[0],
         values: &parts[1],
+        ahead: &[],
     }
 }
 

@@ -57,6 +57,11 @@ pub(super) fn will_need(bytes: &[u8]) {
     advise(bytes, Advice::WillNeed);
 }
 
+/// Asks for huge pages where these bytes are not yet in memory.
+pub(super) fn prefer_huge_pages(bytes: &[u8]) {
+    advise(bytes, Advice::LinuxHugepage);
+}
+
 /// Waits until the bytes are in memory and in the process's page tables.
 pub(super) fn populate(bytes: &[u8]) {
     advise(bytes, Advice::LinuxPopulateRead);

@@ -21,7 +21,9 @@ mod other;
 use other as imp;
 
 pub use cpus::{allowed_cpus, check_cpus, parse_cpus, pin_thread};
-pub use memory::{HugePages, Memory, ReadAhead, copy_to_huge_pages, lock, memory, read_ahead};
+pub use memory::{
+    HugePages, Memory, ReadAhead, copy_to_huge_pages, lock, memory, prefer_huge_pages, read_ahead,
+};
 pub use topology::{default_threads, n_cpus};
 
 /// Why the system did not do what was asked.

@@ -18,6 +18,8 @@ pub(super) fn lock(_: &[u8]) -> Result<(), OsError> {
 
 pub(super) fn will_need(_: &[u8]) {}
 
+pub(super) fn prefer_huge_pages(_: &[u8]) {}
+
 pub(super) fn populate(_: &[u8]) {}
 
 pub(super) fn is_resident(_: &[u8]) -> Option<bool> {

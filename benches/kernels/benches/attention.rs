@@ -50,6 +50,7 @@ fn attend(c: &mut Criterion) {
                         head_dim,
                         keys: &keys,
                         values: &values,
+                        ahead: &[],
                     };
                     b.iter(|| {
                         kernels.attend_tile(

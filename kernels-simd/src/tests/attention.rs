@@ -92,6 +92,7 @@ fn one_query_over_every_kind_of_range() {
                     head_dim,
                     keys: &keys,
                     values: &values,
+                    ahead: &[],
                 };
                 let (q, before) = (rng.floats(head_dim, 2.0), states(&mut rng, 1, head_dim));
                 check(&kv, &q, &[range], 0.125, &before, "stale positions are NaN");
@@ -112,6 +113,7 @@ fn extreme_scores_give_the_oracles_bits() {
                 head_dim: 64,
                 keys: &keys,
                 values: &values,
+                ahead: &[],
             };
             let (q, before) = (rng.floats(3 * 64, q_limit), states(&mut rng, 3, 64));
             let ranges = [[0, 64], [3, 20], [0, 2]];
@@ -135,6 +137,7 @@ fn a_maximum_of_zero_is_positive_zero() {
         head_dim: 8,
         keys: &keys,
         values: &keys,
+        ahead: &[],
     };
     for scale in [-1.0, 1.0] {
         for kernels in Kernels::available() {
@@ -247,6 +250,7 @@ fn what_is_not_finite_shows_in_the_output_of_who_attends_to_it_only() {
                     head_dim: 24,
                     keys,
                     values,
+                    ahead: &[],
                 };
                 let ranges = [[0, 30], [0, 31], [31, 64], [12, 30], [30, 40]];
                 let n = ranges.len();
@@ -282,7 +286,7 @@ proptest! {
         let mut rng = Rng::new(seed);
         let keys = part(&mut rng, kv_type, head_dim, [0, 64], true);
         let values = part(&mut rng, kv_type, head_dim, [0, 64], false);
-        let kv = KvTile { kv_type, head_dim, keys: &keys, values: &values };
+        let kv = KvTile { kv_type, head_dim, keys: &keys, values: &values, ahead: &[] };
         let first = rng.below(64);
         let ranges: Vec<[u8; 2]> = (0..n)
             .map(|i| match kind {

@@ -88,6 +88,7 @@ impl KvGeometry {
             head_dim: self.head_dim,
             keys: &page[self.key_range(layer, kv_head)],
             values: &page[self.value_range(layer, kv_head)],
+            ahead: &[],
         }
     }
 }

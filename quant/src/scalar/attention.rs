@@ -54,6 +54,8 @@ pub struct KvTile<'a> {
     pub keys: &'a [u8],
     /// The value part.
     pub values: &'a [u8],
+    /// What will be read after this tile, for kernels that fetch ahead; no result depends on it.
+    pub ahead: &'a [u8],
 }
 
 const fn key_index(head_dim: usize, pos: usize, c: usize) -> usize {
@@ -326,6 +328,7 @@ mod tests {
                     head_dim: HEAD_DIM,
                     keys: &k,
                     values: &v,
+                    ahead: &[],
                 };
                 let first = tile * KV_TILE;
                 let (lo, hi) = (
@@ -360,6 +363,7 @@ mod tests {
                 head_dim: HEAD_DIM,
                 keys: &k,
                 values: &v,
+                ahead: &[],
             };
             let mut out = [0.0; HEAD_DIM];
             for (hi, broken) in [(9, false), (10, true)] {

@@ -9,6 +9,8 @@ use std::{error::Error, fmt, ops::Range};
 use chaski_models::forward::kv::KvGeometry;
 use chaski_quant::scalar::attention::KV_TILE;
 
+use crate::os;
+
 /// Bytes at whose multiples pages start: a cache line, a vector register.
 const ALIGN: usize = 64;
 
@@ -57,6 +59,7 @@ impl KvCache {
     /// The system gives the memory when a page is first written.
     pub fn new(geometry: KvGeometry, n_pages: usize, n_seqs: usize, context_len: usize) -> Self {
         let bytes = vec![0_u8; n_pages * geometry.page_bytes() + ALIGN];
+        os::prefer_huge_pages(&bytes);
         let start = bytes.as_ptr().align_offset(ALIGN);
         // The most that `align_offset` may answer where it cannot tell; then nothing is aligned,
         // which costs time and nothing else.

@@ -188,24 +188,38 @@ struct Results<'o> {
 }
 
 impl Results<'_> {
-    /// Walks the columns that `row` has from tile `first` on, as many as `to` is long, 16 at a time.
-    fn each<'t>(
-        &self,
-        row: usize,
-        first: usize,
-        to: &'t mut [f32],
-        mut each: impl FnMut(&'t mut [f32], &[f32]),
-    ) {
-        for (i, to) in to.chunks_mut(TILE_ROWS).enumerate() {
+    /// Walks the columns that `row` has from tile `first` on, as many as `to` is long: `each(column,
+    /// result)`. Inlined, with the 16 columns of a tile at once: calls for each 16 cost as much as what
+    /// they do.
+    #[inline]
+    fn each(&self, row: usize, first: usize, to: &mut [f32], each: impl Fn(&mut f32, f32)) {
+        let (tiles, rest) = to.as_chunks_mut::<TILE_ROWS>();
+        let n_tiles = tiles.len();
+        let lanes = |i: usize| {
             let at = ((first + i) * self.n_rows + row) * TILE_ROWS;
-            let n = to.len();
-            each(to, &self.out[at..at + n]);
+            &self.out[at..at + TILE_ROWS]
+        };
+        for (i, to) in tiles.iter_mut().enumerate() {
+            let y: &[f32; TILE_ROWS] = lanes(i).as_array().expect("16 lanes");
+            for j in 0..TILE_ROWS {
+                each(&mut to[j], y[j]);
+            }
+        }
+        if !rest.is_empty() {
+            for (to, y) in rest.iter_mut().zip(lanes(n_tiles)) {
+                each(to, *y);
+            }
         }
     }
 
     /// Copies those columns.
     fn copy(&self, row: usize, first: usize, to: &mut [f32]) {
-        self.each(row, first, to, |to, y| to.copy_from_slice(y));
+        self.each(row, first, to, |to, y| *to = y);
+    }
+
+    /// Adds those columns.
+    fn add(&self, row: usize, first: usize, to: &mut [f32]) {
+        self.each(row, first, to, |to, y| *to += y);
     }
 }
 

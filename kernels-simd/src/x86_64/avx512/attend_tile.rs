@@ -2,34 +2,28 @@
 //!
 //! ```text
 //! keys     lane = position: G groups of 16 positions, N queries, N G <= 24 sums in registers
-//! softmax  each query alone, 16 positions at a time; positions out of its range are masked out
+//! softmax  all N queries side by side (softmax.rs); positions out of a query's range are masked out
 //! values   lane = channel: C vectors of 16 channels, N queries, N C <= 24 sums in registers
 //! ```
 //!
 //! Keys and values are widened as they are read, once for the N queries: that runs beside the fused
-//! steps. Queries of one group of N may have different ranges: scores out of a query's range are
+//! steps. Values are fetched while the scores are computed, and what comes next while the values are
+//! summed: parts lie too far apart for the hardware to foresee. Queries of one group of N may have different ranges: scores out of a query's range are
 //! computed and dropped, values out of it are not touched (a stale page may hold anything).
 
 use std::arch::x86_64::{
-    __m512, _mm256_max_ps, _mm512_add_ps, _mm512_castps512_ps256, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
-    _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_sub_ps,
+    __m512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_fmadd_ps,
+    _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 use chaski_quant::scalar::attention::{KV_TILE, KvTile, KvType};
 
 use super::{
-    exp::exp,
     load::{
-        lanes_below, load_f32_padded, load_f32x16, load_f32x16_le, load_u8x16, load_u8x32,
+        fetch_ahead, load_f32_padded, load_f32x16, load_f32x16_le, load_u8x16, load_u8x32,
         store_f32_padded, store_f32x16,
     },
-    rms_norm::tree16,
-};
-use crate::{
-    plain::elementwise::MergeWeights,
-    x86_64::avx2::{attend_tile::max_lane, merge::merge_weights},
+    softmax::{Scores, Weights, softmax},
 };
 
 const F32: u8 = KvType::F32 as u8;
@@ -40,9 +34,6 @@ const Q8: u8 = KvType::Q8 as u8;
 const LANES: usize = 16;
 /// Queries at once.
 const MAX_QUERIES: usize = 6;
-
-/// Scores, then probabilities, of one query.
-type Scores = [f32; KV_TILE];
 
 /// See [`chaski_quant::scalar::attention::attend_tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -114,10 +105,13 @@ fn group<const KV: u8, const N: usize>(
             scores::<KV, N, 1>(kv, q, first, scale, &mut p);
         }
     }
-    let weights: [MergeWeights; N] = std::array::from_fn(|i| {
-        let (m, l) = softmax(&mut p[i], ranges[i]);
-        merge_weights(&states[i * (n + 2)..(i + 1) * (n + 2)], m, l)
-    });
+    let whole = ranges.iter().all(|r| *r == [0, KV_TILE]);
+    let states = &mut states[..N * (n + 2)];
+    let weights = if whole {
+        softmax::<N, true>(&mut p, &ranges, states)
+    } else {
+        softmax::<N, false>(&mut p, &ranges, states)
+    };
     let mut c = 0;
     while c + 4 * LANES <= n {
         values::<KV, N, 4>(kv, &p, &ranges, c, &weights, states);
@@ -127,11 +121,18 @@ fn group<const KV: u8, const N: usize>(
         values::<KV, N, 1>(kv, &p, &ranges, c, &weights, states);
         c += LANES;
     }
-    for (i, weights) in weights.iter().enumerate() {
+    for i in 0..N {
         let state = &mut states[i * (n + 2)..(i + 1) * (n + 2)];
-        last_values::<KV>(kv, &p[i], ranges[i], c, weights, state);
-        weights.finish(state);
+        last_values::<KV>(kv, &p[i], ranges[i], c, weights.ab(i), state);
+        weights.finish(i, state);
     }
+}
+
+/// Piece `i` of `n` equal ones.
+#[inline]
+fn piece(part: &[u8], i: usize, n: usize) -> &[u8] {
+    let len = part.len() / n;
+    &part[i * len..(i + 1) * len]
 }
 
 /// Elements `i..i + 16` of a part, times `d` where the type has scales.
@@ -172,6 +173,9 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     }
     let mut acc = [[_mm512_setzero_ps(); N]; G];
     for c in 0..n {
+        if G == 4 {
+            fetch_ahead(piece(kv.values, c, n));
+        }
         let mut k = [_mm512_setzero_ps(); G];
         for g in 0..G {
             k[g] = load16::<KV>(kv.keys, ((first + g) * n + c) * LANES, d[g]);
@@ -189,43 +193,6 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
             store_f32x16(out, (first + g) * LANES, score);
         }
     }
-}
-
-/// The lanes of positions `first..first + 16` that lie in the range.
-#[inline]
-const fn mask(first: usize, range: [usize; 2]) -> u16 {
-    let below_hi = lanes_below(range[1].saturating_sub(first));
-    let below_lo = lanes_below(range[0].saturating_sub(first));
-    below_hi & !below_lo
-}
-
-/// Scores to `exp(score - m)` within the range; `m` and their sum.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn softmax(p: &mut Scores, range: [usize; 2]) -> (f32, f32) {
-    let vectors = (range[0] / LANES * LANES..range[1]).step_by(LANES);
-    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
-    let mut max = lowest;
-    for i in vectors.clone() {
-        let score = _mm512_mask_mov_ps(lowest, mask(i, range), load_f32x16(p, i));
-        // The second operand where the score is NaN: it shows in the probabilities.
-        max = _mm512_max_ps(score, max);
-    }
-    let halves = [
-        _mm512_castps512_ps256(max),
-        _mm512_extractf32x8_ps::<1>(max),
-    ];
-    // The zero makes -0 into 0, whichever of the two the order of lanes has left.
-    let m = max_lane(_mm256_max_ps(halves[0], halves[1])) + 0.0;
-    let mut lanes = _mm512_setzero_ps();
-    for i in vectors {
-        let e = exp(_mm512_sub_ps(load_f32x16(p, i), _mm512_set1_ps(m)));
-        // Adding the zeros of masked positions changes nothing: no lane is ever -0.
-        let e = _mm512_maskz_mov_ps(mask(i, range), e);
-        store_f32x16(p, i, e);
-        lanes = _mm512_add_ps(lanes, e);
-    }
-    (m, tree16(lanes))
 }
 
 /// The scale of position `j` of a value part, in every lane.
@@ -272,7 +239,7 @@ fn values<const KV: u8, const N: usize, const C: usize>(
     p: &[Scores; N],
     ranges: &[[usize; 2]; N],
     c: usize,
-    weights: &[MergeWeights; N],
+    weights: &Weights,
     states: &mut [f32],
 ) {
     let common_lo = ranges.iter().fold(0, |lo, r| lo.max(r[0]));
@@ -283,6 +250,9 @@ fn values<const KV: u8, const N: usize, const C: usize>(
         *acc = values_of_one::<KV, C>(kv, &p[n], lo, hi.min(common_lo), c, *acc);
     }
     for j in common_lo..common_hi {
+        if c == 0 {
+            fetch_ahead(piece(kv.ahead, j, KV_TILE));
+        }
         let d = value_scale::<KV>(kv, j);
         let mut v = [_mm512_setzero_ps(); C];
         for i in 0..C {
@@ -300,7 +270,7 @@ fn values<const KV: u8, const N: usize, const C: usize>(
         let acc = values_of_one::<KV, C>(kv, &p[n], rest, ranges[n][1], c, acc);
         for (i, acc) in acc.into_iter().enumerate() {
             let at = n * (kv.head_dim + 2) + c + i * LANES;
-            let merged = weights[n].ab.map_or(acc, |(a, b)| {
+            let merged = weights.ab(n).map_or(acc, |(a, b)| {
                 let scaled = _mm512_mul_ps(load_f32x16(states, at), _mm512_set1_ps(a));
                 _mm512_fmadd_ps(acc, _mm512_set1_ps(b), scaled)
             });
@@ -317,7 +287,7 @@ fn last_values<const KV: u8>(
     p: &Scores,
     range: [usize; 2],
     c: usize,
-    weights: &MergeWeights,
+    ab: Option<(f32, f32)>,
     state: &mut [f32],
 ) {
     let n = kv.head_dim - c;
@@ -338,7 +308,7 @@ fn last_values<const KV: u8>(
         acc = _mm512_fmadd_ps(_mm512_set1_ps(p[j]), v, acc);
     }
     let state = &mut state[c..c + n];
-    let merged = weights.ab.map_or(acc, |(a, b)| {
+    let merged = ab.map_or(acc, |(a, b)| {
         let scaled = _mm512_mul_ps(load_f32_padded(state), _mm512_set1_ps(a));
         _mm512_fmadd_ps(acc, _mm512_set1_ps(b), scaled)
     });

@@ -65,7 +65,9 @@ pub(crate) fn matmul_q4_vbmi(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) 
     if x.n_rows() <= FEW_ROWS {
         return matmul_q4(w, x, out);
     }
-    many(w, x, out, -Q4_OFFSET, |block| {
-        uniform(block, q4_bytes_vbmi(quants(block)))
+    many(w, x, out, -Q4_OFFSET, |panel, blocks| {
+        for (b, block) in blocks.iter().enumerate() {
+            panel.put(b, &uniform(block, q4_bytes_vbmi(quants(block))));
+        }
     });
 }

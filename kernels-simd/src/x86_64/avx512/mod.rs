@@ -25,6 +25,7 @@ mod matmul_q6;
 mod matmul_q8;
 mod quantize_row;
 mod rms_norm;
+mod softmax;
 mod sweep;
 mod swiglu;
 mod unpack;

@@ -18,8 +18,8 @@ use std::arch::x86_64::{
 use chaski_quant::{ActRows, TILE_ROWS, TileRun};
 
 use super::load::{
-    broadcast_codes, broadcast_pair, load_f32x16, load_f32x16_le, load_pairs_padded, load_u8x64,
-    store_f32x16, store_i32x16, store_u8x64,
+    broadcast_codes, broadcast_pair, fetch_ahead, load_f32x16, load_f32x16_le, load_pairs_padded,
+    load_u8x64, store_f32x16, store_i32x16, store_u8x64,
 };
 use crate::row_view::RowView;
 
@@ -46,6 +46,21 @@ pub(super) struct Unpacked<const H: usize> {
     pub(super) scale: [__m512; H],
 }
 
+impl<const H: usize> Panel<H> {
+    /// Puts an unpacked block into place `b`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn put(&mut self, b: usize, w: &Unpacked<H>) {
+        let (bytes, scales) = (&mut self.bytes[b], &mut self.scales[b]);
+        for g in 0..8 {
+            store_u8x64(&mut bytes[g], w.bytes[g]);
+        }
+        for h in 0..H {
+            store_f32x16(&mut scales[h], 0, w.scale[h]);
+        }
+    }
+}
+
 /// How a tile block of `B` bytes is unpacked.
 pub(super) trait UnpackBlock<const B: usize, const H: usize>:
     Fn(&[u8; B]) -> Unpacked<H> + Copy
@@ -59,7 +74,7 @@ impl<const B: usize, const H: usize, F: Fn(&[u8; B]) -> Unpacked<H> + Copy> Unpa
 
 /// Unpacked blocks in memory.
 #[repr(align(64))]
-struct Panel<const H: usize> {
+pub(super) struct Panel<const H: usize> {
     bytes: [[[u8; 64]; 8]; PANEL_BLOCKS],
     scales: [[[f32; TILE_ROWS]; H]; PANEL_BLOCKS],
 }
@@ -80,7 +95,11 @@ pub(super) fn sweep<const B: usize, const H: usize>(
     unpack_uniform: impl UnpackBlock<B, H>,
 ) {
     if x.n_rows() > FEW_ROWS {
-        return many::<B, H>(w, x, out, offset, unpack_uniform);
+        return many::<B, H>(w, x, out, offset, |panel, blocks| {
+            for (b, block) in blocks.iter().enumerate() {
+                panel.put(b, &unpack_uniform(block));
+            }
+        });
     }
     for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
         let (scales, blocks) = tile(w, i);
@@ -149,7 +168,10 @@ fn few<const B: usize, const H: usize, const N: usize>(
     }
 }
 
-/// Every tile times any number of rows, by panels. For the arguments see [`sweep`].
+/// Every tile times any number of rows, by panels. `fill` unpacks up to 16 blocks into a panel; for
+/// the other arguments see [`sweep`].
+///
+/// Not one block: `fill` may enable more than this function, and is then not inlined here.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn many<const B: usize, const H: usize>(
@@ -157,7 +179,7 @@ pub(super) fn many<const B: usize, const H: usize>(
     x: &ActRows<'_>,
     out: &mut [f32],
     offset: i16,
-    unpack: impl UnpackBlock<B, H>,
+    fill: impl Fn(&mut Panel<H>, &[[u8; B]]),
 ) {
     let mut panel = Panel {
         bytes: [[[0; 64]; 8]; PANEL_BLOCKS],
@@ -169,43 +191,24 @@ pub(super) fn many<const B: usize, const H: usize>(
             let last = w.n_blocks().min(first + PANEL_BLOCKS);
             for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
                 let (row_scales, blocks) = tile(w, i);
-                fill(&mut panel, &blocks[first..last], unpack);
+                fill(&mut panel, &blocks[first..last]);
                 let row_scales = (last == w.n_blocks()).then_some(row_scales);
                 let out = &mut out[from * TILE_ROWS..to * TILE_ROWS];
-                groups(
-                    &panel,
-                    (first, last - first, row_scales),
-                    x,
-                    from,
-                    out,
-                    offset,
-                );
+                // The same blocks of the next tile: the hardware does not foresee the jump there.
+                let ahead = if i + 1 < w.n_tiles() {
+                    tile::<B>(w, i + 1).1[first..last].as_flattened()
+                } else {
+                    &[]
+                };
+                let run = (first, last - first, row_scales);
+                groups(&panel, run, x, from, out, offset, ahead);
             }
         }
     }
 }
 
-/// Unpacks up to 16 blocks.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn fill<const B: usize, const H: usize>(
-    panel: &mut Panel<H>,
-    blocks: &[[u8; B]],
-    unpack: impl UnpackBlock<B, H>,
-) {
-    let to = panel.bytes.iter_mut().zip(&mut panel.scales);
-    for (block, (bytes, scales)) in blocks.iter().zip(to) {
-        let w = unpack(block);
-        for g in 0..8 {
-            store_u8x64(&mut bytes[g], w.bytes[g]);
-        }
-        for h in 0..H {
-            store_f32x16(&mut scales[h], 0, w.scale[h]);
-        }
-    }
-}
-
-/// A panel times the rows from `t` on, as many as `out` has. `run`: see [`group`].
+/// A panel times the rows from `t` on, as many as `out` has. `run`: see [`group`]; `ahead`: what will
+/// be unpacked next, fetched meanwhile.
 #[inline(never)] // once for each number of scales, not for each type
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn groups<const H: usize>(
@@ -215,10 +218,14 @@ fn groups<const H: usize>(
     mut t: usize,
     out: &mut [f32],
     offset: i16,
+    ahead: &[u8],
 ) {
     let rows = if H == 1 { PANEL_ROWS } else { 6 };
+    let n_groups = out.len().div_ceil(rows * TILE_ROWS).max(1);
+    let mut ahead = ahead.chunks(ahead.len().div_ceil(n_groups).next_multiple_of(64).max(64));
     for out in out.chunks_mut(rows * TILE_ROWS) {
         let n = out.len() / TILE_ROWS;
+        fetch_ahead(ahead.next().unwrap_or_default());
         match n {
             1 => group::<H, 1>(panel, run, x, t, out, offset),
             2 => group::<H, 2>(panel, run, x, t, out, offset),
@@ -268,21 +275,20 @@ fn group<const H: usize, const N: usize>(
     }
     let blocks = panel.bytes.iter().zip(&panel.scales);
     for (b, (bytes, scales)) in blocks.enumerate().take(rows.n_blocks()) {
-        let (mut w, mut bs) = ([_mm512_setzero_si512(); 8], [_mm512_setzero_ps(); H]);
-        for g in 0..8 {
-            w[g] = load_u8x64(&bytes[g], 0);
-        }
         for h in 0..H {
-            bs[h] = load_f32x16(&scales[h], 0);
-        }
-        for i in 0..N {
-            let (codes, d) = (rows.codes(i, b), rows.scale(i, b));
-            for h in 0..H {
-                let mut isum = _mm512_set1_epi32(corrections[h][i][b]);
-                for g in h * 8 / H..(h + 1) * 8 / H {
-                    isum = _mm512_dpbusd_epi32(isum, w[g], broadcast_codes(codes, g));
+            let bs = load_f32x16(&scales[h], 0);
+            let mut isum = [_mm512_setzero_si512(); N];
+            for i in 0..N {
+                isum[i] = _mm512_set1_epi32(corrections[h][i][b]);
+            }
+            for g in h * 8 / H..(h + 1) * 8 / H {
+                let w = load_u8x64(&bytes[g], 0);
+                for i in 0..N {
+                    isum[i] = _mm512_dpbusd_epi32(isum[i], w, broadcast_codes(rows.codes(i, b), g));
                 }
-                acc[i] = add_block(isum, bs[h], d, acc[i]);
+            }
+            for i in 0..N {
+                acc[i] = add_block(isum[i], bs, rows.scale(i, b), acc[i]);
             }
         }
     }

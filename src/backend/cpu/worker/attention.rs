@@ -42,13 +42,20 @@ impl Job<'_> {
         // Positions rise from row to row, and with them both ends of what is attended to.
         let all = attended(first.pos).start..attended(last.pos).end;
         let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
-        for part in span_parts(all, span) {
+        let tile_of = |tile: usize| {
+            let page = self.pages.page(first.seq, tile);
+            let page = &kv[page * page_bytes..(page + 1) * page_bytes];
+            geometry.tile(page, layer, kv_head)
+        };
+        let mut parts = span_parts(all, span).peekable();
+        while let Some(part) = parts.next() {
             for (row, ranges) in rows.iter().zip(ranges.chunks_exact_mut(group)) {
                 ranges.fill(clip(attended(row.pos), part.tile));
             }
-            let page = self.pages.page(first.seq, part.tile);
-            let page = &kv[page * page_bytes..(page + 1) * page_bytes];
-            let tile = geometry.tile(page, layer, kv_head);
+            let mut tile = tile_of(part.tile);
+            if let Some(next) = parts.peek() {
+                tile.ahead = tile_of(next.tile).keys;
+            }
             let scale = self.config.attn_scale();
             self.kernels
                 .attend_tile(&tile, queries, ranges, scale, states);

@@ -123,7 +123,7 @@ impl Worker<'_> {
             out,
             job.config.dim,
             |row, columns, y| {
-                y.each(row, 0, x.row(row, columns), |x, y| job.kernels.add(x, y));
+                y.add(row, 0, x.row(row, columns));
             },
         );
     }
