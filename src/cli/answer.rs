@@ -23,8 +23,7 @@ use serde::Serialize;
 use super::{
     args::{HostArgs, KvArg, SamplingArgs, SessionArgs},
     conversation::Turn,
-    interrupt, out,
-    written::{self, Part},
+    interrupt, out, written,
 };
 
 /// A model that can talk.
@@ -65,6 +64,14 @@ impl Dropped {
             ));
         }
     }
+}
+
+/// The tokens of a text; what it lost is told.
+fn told(encoded: Encoded) -> Vec<TokenId> {
+    let mut dropped = Dropped::default();
+    dropped.add(&encoded);
+    dropped.tell();
+    encoded.ids
 }
 
 /// Figures of an answer.
@@ -260,21 +267,8 @@ impl Talker {
     /// The tokens of a raw text, with what the tokenizer puts before it.
     pub(crate) fn encode_raw(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
         let mut tokens: Vec<TokenId> = self.tokenizer.bos().into_iter().collect();
-        let mut dropped = Dropped::default();
-        tokens.extend(self.encode(text, Specials::AsText, &mut dropped)?);
-        dropped.tell();
+        tokens.extend(told(self.tokenizer.encode_counted(text, Specials::AsText)?));
         Ok(tokens)
-    }
-
-    fn encode(
-        &self,
-        text: &str,
-        specials: Specials,
-        dropped: &mut Dropped,
-    ) -> anyhow::Result<Vec<TokenId>> {
-        let encoded = self.tokenizer.encode_counted(text, specials)?;
-        dropped.add(&encoded);
-        Ok(encoded.ids)
     }
 
     /// The tokens of a conversation that the model is to continue.
@@ -301,38 +295,26 @@ impl Talker {
         };
         let contents: Vec<&str> = turns.iter().map(|t| &t.content[..]).collect();
         let text = render(&contents)?;
-        let spells = |content: &str| {
-            self.tokenizer
-                .specials()
-                .any(|(_, special)| content.contains(special))
+        let spells = |content: &&str| {
+            let mut specials = self.tokenizer.specials();
+            specials.any(|(_, special)| content.contains(special))
         };
-        let mut dropped = Dropped::default();
-        if !contents.iter().any(|content| spells(content)) {
-            let tokens = self.encode(&text, Specials::Parse, &mut dropped)?;
-            dropped.tell();
-            return Ok(tokens);
+        if contents.iter().any(spells) {
+            out::note("note: the conversation spells a special token; it is sent as plain text");
         }
-        out::note("note: the conversation spells a special token; it is sent as plain text");
         let source = self.model.metadata().chat_template.as_deref();
-        let parts = written::parts(
+        let written = written::ranges(
             &text,
             &contents,
             source.unwrap_or_default(),
-            spells,
+            &self.tokenizer,
             |marked| {
                 let marked: Vec<&str> = marked.iter().map(String::as_str).collect();
                 render(&marked)
             },
         )?;
-        let mut tokens = Vec::new();
-        for part in parts {
-            tokens.extend(match part {
-                Part::Rendered(text) => self.encode(text, Specials::Parse, &mut dropped)?,
-                Part::Written(text) => self.encode(text, Specials::AsText, &mut dropped)?,
-            });
-        }
-        dropped.tell();
-        Ok(tokens)
+        let encoded = self.tokenizer.encode_rendered(&text, &written)?;
+        Ok(told(encoded))
     }
 
     /// Whether there is a template to chat with.
