@@ -44,7 +44,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let bar = progress::spinner(name.clone());
         let measured = bench::run(file, &options, &mut |test, repetition, of| {
-            bar.set_message(format!("{name}: {test}, {repetition} of {of}"));
+            progress::say(&bar, &format!("{name}: {test}, {repetition} of {of}"));
         })?;
         bar.finish_and_clear();
         rows.extend(measured);
@@ -55,7 +55,13 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         BenchFormat::Csv => Format::Csv,
         BenchFormat::Jsonl => Format::JsonLines,
     };
-    out::print(&bench::render(&rows, format)?)?;
+    let text = bench::render(&rows, format)?;
+    // Names of files and models; the other forms are for programs, which are to get them as they are.
+    let text = match format {
+        Format::Markdown => out::escaped(&text, "\n"),
+        _ => text,
+    };
+    out::print(&text)?;
     for row in rows.iter().filter(|_| args.output == BenchFormat::Md) {
         out::detail(format_args!(
             "{} {}: load {:.1} ms, first token {:.1} ms, resident {}",

@@ -150,7 +150,7 @@ impl Chat<'_> {
                 .answer(&tokens, self.args.predict, &self.args.stop, None, |piece| {
                     if !piece.is_empty() {
                         ends_line = piece.ends_with('\n');
-                        out::print(piece)?;
+                        out::print_answer(piece)?;
                     }
                     Ok(())
                 })?;

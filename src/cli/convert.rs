@@ -75,7 +75,7 @@ fn planned(plan: &ConvertPlan) -> String {
     }
     let mut text = out::table(&rows);
     for note in &plan.notes {
-        text += &format!("note: {note}\n");
+        text += &format!("note: {}\n", out::escaped(&note.to_string(), ""));
     }
     let c = &plan.config;
     let context = c.max_seq_len.min(chaski::session::DEFAULT_CONTEXT);

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let answer = talker.answer(&tokens, args.predict, &args.stop, args.logprobs, |piece| {
         if !args.json && !piece.is_empty() {
             ends_line = piece.ends_with('\n');
-            out::print(piece)?;
+            out::print_answer(piece)?;
         }
         Ok(())
     })?;
