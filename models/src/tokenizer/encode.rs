@@ -30,6 +30,8 @@ pub(super) struct Output {
     ids: Vec<TokenId>,
     n_dropped: usize,
     first_dropped: Option<char>,
+    n_unknown: usize,
+    first_unknown: Option<char>,
     symbols: Vec<u32>,
     scratch: Scratch,
 }
@@ -66,6 +68,8 @@ impl Tokenizer {
             ids: out.ids,
             n_dropped: out.n_dropped,
             first_dropped: out.first_dropped,
+            n_unknown: out.n_unknown,
+            first_unknown: out.first_unknown,
         })
     }
 
@@ -177,13 +181,16 @@ impl Tokenizer {
     /// Leaves the tokens of `word` that the merges end in in `out.symbols`.
     pub(super) fn merge(&self, word: &str, out: &mut Output) {
         out.symbols.clear();
-        let n_dropped = out.n_dropped;
+        let (n_dropped, n_unknown) = (out.n_dropped, out.n_unknown);
         match self.spec.alphabet {
             Alphabet::Bytes => self.bytes_to_symbols(word.as_bytes(), out),
             Alphabet::Chars => self.chars_to_symbols(word, out),
         }
         if out.n_dropped > n_dropped && out.first_dropped.is_none() {
             out.first_dropped = word.chars().find(|&c| !self.has_tokens(c));
+        }
+        if out.n_unknown > n_unknown && out.first_unknown.is_none() {
+            out.first_unknown = word.chars().find(|&c| !self.has_tokens(c));
         }
         self.merges.apply(&mut out.symbols, &mut out.scratch);
     }
@@ -261,6 +268,7 @@ impl Tokenizer {
         match self.spec.unk {
             None => out.n_dropped += 1,
             Some(unk) => {
+                out.n_unknown += 1;
                 if *unknown && !self.spec.fuse_unk {
                     out.symbols.push(unk);
                 }

@@ -94,6 +94,11 @@ pub struct Encoded {
     pub n_dropped: usize,
     /// The first of these characters, as the text has it after normalisation.
     pub first_dropped: Option<char>,
+    /// How many characters (byte-level: bytes) had no token and became the unknown token, several in
+    /// a row perhaps one of it.
+    pub n_unknown: usize,
+    /// The first of these, as `first_dropped`.
+    pub first_unknown: Option<char>,
 }
 
 /// A vocabulary and the rules by which texts become tokens of it.
