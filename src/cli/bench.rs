@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use chaski::bench::{self, BenchOptions, Format};
 use chaski_quant::QuantType;
 
 use super::{
-    answer::{cpus, kv_type, model_options},
+    answer::{cpus, kv_type, model_options, tell_threads},
     args::{BenchArgs, BenchFormat},
-    interrupt, out, progress, resolve,
+    interrupt, out, progress,
+    resolve::{self, Kind},
 };
 
 /// Measures tokens per second.
@@ -17,6 +19,16 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         [] => vec![None],
         quants => quants.iter().copied().map(Some).collect(),
     };
+    let converted = |model: &&String| matches!(resolve::kind(model.as_ref()), Ok(Kind::Chaski));
+    if let Some(model) = args
+        .models
+        .iter()
+        .find(converted)
+        .filter(|_| !args.quants.is_empty())
+    {
+        bail!("--quants: {model} is a .chaski file, its types are fixed; name its source");
+    }
+    args.threads.iter().for_each(|&n| tell_threads(Some(n)));
     // All conversions first: the machine is to be quiet while it is measured.
     let mut files: Vec<PathBuf> = Vec::new();
     for model in &args.models {
