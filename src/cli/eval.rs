@@ -11,7 +11,7 @@ use chaski_models::tokenizer::Specials;
 use serde_json::json;
 
 use super::{
-    answer::{Dropped, kv_type},
+    answer::{Dropped, kv_type, tell_threads},
     args::EvalArgs,
     interrupt, out, progress, resolve,
     text::{self, MAX_CORPUS_BYTES},
@@ -22,6 +22,7 @@ const LOGIT_ROWS: usize = 32;
 
 /// Measures perplexity.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    tell_threads(args.threads);
     let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
         .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
     let path = resolve::resolve(&args.model.model, args.model.quant)?;

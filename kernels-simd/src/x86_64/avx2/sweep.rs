@@ -160,6 +160,9 @@ macro_rules! sweeps {
             let rows: [ActRow<'_>; N] = ActRow::parts(x, t, 0, blocks.len());
             let mut acc = load_sums(0, out);
             for (b, block) in blocks.iter().enumerate() {
+                if N > 1 {
+                    $crate::x86_64::fetch::fetch_beyond(block);
+                }
                 let mut unpacked = PanelBlock::zero();
                 unpack(block, 0, &mut unpacked);
                 if N == 1 {

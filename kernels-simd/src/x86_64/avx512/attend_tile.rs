@@ -20,11 +20,12 @@ use chaski_quant::scalar::attention::{KV_TILE, KvTile, KvType};
 
 use super::{
     load::{
-        fetch_ahead, load_f32_padded, load_f32x16, load_f32x16_le, load_u8x16, load_u8x32,
-        store_f32_padded, store_f32x16,
+        load_f32_padded, load_f32x16, load_f32x16_le, load_u8x16, load_u8x32, store_f32_padded,
+        store_f32x16,
     },
     softmax::{Scores, Weights, softmax},
 };
+use crate::x86_64::fetch::fetch_ahead;
 
 const F32: u8 = KvType::F32 as u8;
 const F16: u8 = KvType::F16 as u8;

@@ -3,10 +3,10 @@
 #![allow(unsafe_code)] // loads and stores
 
 use std::arch::x86_64::{
-    __m128, __m128i, __m256i, __m512, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch,
-    _mm_storeu_ps, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
-    _mm512_set1_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m128, __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_storeu_ps, _mm_storeu_si128,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 /// 64 bytes from `bytes[at]`.
@@ -24,15 +24,6 @@ pub(super) fn load_u8x64(bytes: &[u8], at: usize) -> __m512i {
 pub(super) fn store_u8x64(bytes: &mut [u8; 64], v: __m512i) {
     // SAFETY: `bytes` is 64 writable bytes, and the store has no alignment requirement.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
-}
-
-/// Has `bytes` brought into the second-level cache.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn fetch_ahead(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
-    }
 }
 
 /// 32 bytes from `bytes[at]`.

@@ -1,9 +1,11 @@
 //! Quantised tiles times rows of activations: the loops that all quantised types share.
 //!
 //! ```text
-//! up to 8 rows     for each block: unpack into 8 registers, one step for each row
-//! more             for each 256 rows, each 16 blocks, each tile: unpack into a panel in the
-//!                  first-level cache; for each 8 rows: for each block: 8 vectors times 8 rows
+//! up to 16 rows    for each tile, each 8 rows, each block: unpack into 8 registers, one step for
+//!                  each row
+//! more             for each 256 rows, each tile and each 16 blocks (in which order: CHUNK_BYTES):
+//!                  unpack into a panel in the first-level cache; for each 8 rows: for each block:
+//!                  8 vectors times 8 rows
 //! ```
 //!
 //! A vector is 16 matrix rows by 4 weights, so lane = row throughout. A *step* adds one block times
@@ -15,22 +17,31 @@ use std::arch::x86_64::{
     _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 
-use chaski_quant::{ActRows, TILE_ROWS, TileRun};
+use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun};
 
 use super::load::{
-    broadcast_codes, broadcast_pair, fetch_ahead, load_f32x16, load_f32x16_le, load_pairs_padded,
-    load_u8x64, store_f32x16, store_i32x16, store_u8x64,
+    broadcast_codes, broadcast_pair, load_f32x16, load_f32x16_le, load_pairs_padded, load_u8x64,
+    store_f32x16, store_i32x16, store_u8x64,
 };
-use crate::row_view::RowView;
+use crate::{
+    row_view::RowView,
+    x86_64::fetch::{fetch_ahead, fetch_beyond},
+};
 
 /// Rows that share an unpacked block in registers.
-pub(super) const FEW_ROWS: usize = 8;
+const GROUP_ROWS: usize = 8;
+/// Rows up to which that is faster than panels, which have to be stored and loaded again.
+pub(super) const FEW_ROWS: usize = 2 * GROUP_ROWS;
 /// Rows that share a block of a panel: 8 vectors of weights and 8 float sums in registers. More would
 /// save loads that cost nothing, and the compiler no longer unrolls their loop (with two scales for
 /// a row not even that of 8).
 const PANEL_ROWS: usize = 8;
 /// Rows whose activations stay in the second-level cache while all tiles of a call pass.
 const CHUNK_ROWS: usize = 256;
+/// Codes of a chunk's rows that may be walked for each tile, all panels of it in turn. That reads the
+/// weights in one stream; with more codes all tiles take the same panel in turn, so that its columns
+/// of the activations stay in the cache.
+const CHUNK_BYTES: usize = 256 << 10;
 /// Blocks of a panel: 8 KiB of codes.
 const PANEL_BLOCKS: usize = 16;
 
@@ -101,17 +112,22 @@ pub(super) fn sweep<const B: usize, const H: usize>(
             }
         });
     }
+    // Equal groups of at most 8 rows: the second finds the tile in the cache.
+    let most = x.n_rows().div_ceil(x.n_rows().div_ceil(GROUP_ROWS)).max(1);
     for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
         let (scales, blocks) = tile(w, i);
-        match x.n_rows() {
-            1 => few::<B, H, 1>(blocks, scales, x, out, unpack),
-            2 => few::<B, H, 2>(blocks, scales, x, out, unpack),
-            3 => few::<B, H, 3>(blocks, scales, x, out, unpack),
-            4 => few::<B, H, 4>(blocks, scales, x, out, unpack),
-            5 => few::<B, H, 5>(blocks, scales, x, out, unpack),
-            6 => few::<B, H, 6>(blocks, scales, x, out, unpack),
-            7 => few::<B, H, 7>(blocks, scales, x, out, unpack),
-            _ => few::<B, H, FEW_ROWS>(blocks, scales, x, out, unpack),
+        for (g, out) in out.chunks_mut(most * TILE_ROWS).enumerate() {
+            let t = g * most;
+            match out.len() / TILE_ROWS {
+                1 => few::<B, H, 1>(blocks, scales, x, t, out, unpack),
+                2 => few::<B, H, 2>(blocks, scales, x, t, out, unpack),
+                3 => few::<B, H, 3>(blocks, scales, x, t, out, unpack),
+                4 => few::<B, H, 4>(blocks, scales, x, t, out, unpack),
+                5 => few::<B, H, 5>(blocks, scales, x, t, out, unpack),
+                6 => few::<B, H, 6>(blocks, scales, x, t, out, unpack),
+                7 => few::<B, H, 7>(blocks, scales, x, t, out, unpack),
+                _ => few::<B, H, GROUP_ROWS>(blocks, scales, x, t, out, unpack),
+            }
         }
     }
 }
@@ -133,19 +149,23 @@ fn add_block(isum: __m512i, bs: __m512, d: f32, acc: __m512) -> __m512 {
     _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), scale, acc)
 }
 
-/// One tile times all `N` rows.
+/// One tile times rows `t..t + N`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn few<const B: usize, const H: usize, const N: usize>(
     blocks: &[[u8; B]],
     row_scales: __m512,
     x: &ActRows<'_>,
+    t: usize,
     out: &mut [f32],
     unpack: impl UnpackBlock<B, H>,
 ) {
-    let rows = RowView::<N>::new(x, 0, 0, blocks.len());
+    let rows = RowView::<N>::new(x, t, 0, blocks.len());
     let mut acc = [_mm512_setzero_ps(); N];
     for (b, block) in blocks.iter().enumerate() {
+        if N > 1 {
+            fetch_beyond(block);
+        }
         let w = unpack(block);
         for i in 0..N {
             let (codes, d, sums) = (rows.codes(i, b), rows.scale(i, b), rows.sums(i, b));
@@ -185,24 +205,35 @@ pub(super) fn many<const B: usize, const H: usize>(
         bytes: [[[0; 64]; 8]; PANEL_BLOCKS],
         scales: [[[0.0; TILE_ROWS]; H]; PANEL_BLOCKS],
     };
+    let (n_tiles, n_panels) = (w.n_tiles(), w.n_blocks().div_ceil(PANEL_BLOCKS));
     for from in (0..x.n_rows()).step_by(CHUNK_ROWS) {
         let to = x.n_rows().min(from + CHUNK_ROWS);
-        for first in (0..w.n_blocks()).step_by(PANEL_BLOCKS) {
-            let last = w.n_blocks().min(first + PANEL_BLOCKS);
-            for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
-                let (row_scales, blocks) = tile(w, i);
-                fill(&mut panel, &blocks[first..last]);
-                let row_scales = (last == w.n_blocks()).then_some(row_scales);
-                let out = &mut out[from * TILE_ROWS..to * TILE_ROWS];
-                // The same blocks of the next tile: the hardware does not foresee the jump there.
-                let ahead = if i + 1 < w.n_tiles() {
-                    tile::<B>(w, i + 1).1[first..last].as_flattened()
-                } else {
-                    &[]
-                };
-                let run = (first, last - first, row_scales);
-                groups(&panel, run, x, from, out, offset, ahead);
+        let by_tile = (to - from) * w.n_blocks() * BLOCK <= CHUNK_BYTES;
+        let place = |step: usize| {
+            if by_tile {
+                (step / n_panels, step % n_panels)
+            } else {
+                (step % n_tiles, step / n_tiles)
             }
+        };
+        let panel_at = |step: usize| {
+            let (i, p) = place(step);
+            let (row_scales, blocks) = tile(w, i);
+            let first = p * PANEL_BLOCKS;
+            let last = w.n_blocks().min(first + PANEL_BLOCKS);
+            let row_scales = (last == w.n_blocks()).then_some(row_scales);
+            (i, &blocks[first..last], (first, last - first, row_scales))
+        };
+        for step in 0..n_tiles * n_panels {
+            let (i, blocks, run) = panel_at(step);
+            fill(&mut panel, blocks);
+            let out = &mut out[i * x.n_rows() * TILE_ROWS..][from * TILE_ROWS..to * TILE_ROWS];
+            let ahead = if step + 1 < n_tiles * n_panels {
+                panel_at(step + 1).1.as_flattened()
+            } else {
+                &[]
+            };
+            groups(&panel, run, x, from, out, offset, ahead);
         }
     }
 }
