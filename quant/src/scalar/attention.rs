@@ -54,7 +54,8 @@ pub struct KvTile<'a> {
     pub keys: &'a [u8],
     /// The value part.
     pub values: &'a [u8],
-    /// What will be read after this tile, for kernels that fetch ahead; no result depends on it.
+    /// Keys, then values, of the tile that will be read after this one, or nothing: for kernels that
+    /// fetch ahead. No result depends on it.
     pub ahead: &'a [u8],
 }
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Keys and values are widened as they are read, once for the N queries: that runs beside the fused
-//! steps. Values are fetched while the scores are computed, and what comes next while the values are
-//! summed: parts lie too far apart for the hardware to foresee. Queries of one group of N may have different ranges: scores out of a query's range are
+//! steps. Keys and values of the next tile are fetched meanwhile: they lie too far apart for the
+//! hardware to foresee. Queries of one group of N may have different ranges: scores out of a query's range are
 //! computed and dropped, values out of it are not touched (a stale page may hold anything).
 
 use std::arch::x86_64::{
@@ -63,6 +63,8 @@ fn all_queries<const KV: u8>(
     states: &mut [f32],
 ) {
     let (q_len, state_len) = (kv.head_dim, kv.head_dim + 2);
+    // The first group fetches what comes next; the others find it.
+    let mut kv = *kv;
     let mut i = 0;
     while i < ranges.len() {
         let run = ranges[i..].iter().take_while(|r| r[0] < r[1]).count();
@@ -73,14 +75,15 @@ fn all_queries<const KV: u8>(
         let n = run.div_ceil(run.div_ceil(MAX_QUERIES));
         let (q, states) = (&q[i * q_len..], &mut states[i * state_len..]);
         match n {
-            1 => group::<KV, 1>(kv, q, &ranges[i..], scale, states),
-            2 => group::<KV, 2>(kv, q, &ranges[i..], scale, states),
-            3 => group::<KV, 3>(kv, q, &ranges[i..], scale, states),
-            4 => group::<KV, 4>(kv, q, &ranges[i..], scale, states),
-            5 => group::<KV, 5>(kv, q, &ranges[i..], scale, states),
-            _ => group::<KV, MAX_QUERIES>(kv, q, &ranges[i..], scale, states),
+            1 => group::<KV, 1>(&kv, q, &ranges[i..], scale, states),
+            2 => group::<KV, 2>(&kv, q, &ranges[i..], scale, states),
+            3 => group::<KV, 3>(&kv, q, &ranges[i..], scale, states),
+            4 => group::<KV, 4>(&kv, q, &ranges[i..], scale, states),
+            5 => group::<KV, 5>(&kv, q, &ranges[i..], scale, states),
+            _ => group::<KV, MAX_QUERIES>(&kv, q, &ranges[i..], scale, states),
         }
         i += n;
+        kv.ahead = &[];
     }
 }
 
@@ -174,9 +177,7 @@ fn scores<const KV: u8, const N: usize, const G: usize>(
     }
     let mut acc = [[_mm512_setzero_ps(); N]; G];
     for c in 0..n {
-        if G == 4 {
-            fetch_ahead(piece(kv.values, c, n));
-        }
+        fetch_ahead(piece(&kv.ahead[..kv.ahead.len() / 2], c, n));
         let mut k = [_mm512_setzero_ps(); G];
         for g in 0..G {
             k[g] = load16::<KV>(kv.keys, ((first + g) * n + c) * LANES, d[g]);
@@ -252,7 +253,7 @@ fn values<const KV: u8, const N: usize, const C: usize>(
     }
     for j in common_lo..common_hi {
         if c == 0 {
-            fetch_ahead(piece(kv.ahead, j, KV_TILE));
+            fetch_ahead(piece(&kv.ahead[kv.ahead.len() / 2..], j, KV_TILE));
         }
         let d = value_scale::<KV>(kv, j);
         let mut v = [_mm512_setzero_ps(); C];

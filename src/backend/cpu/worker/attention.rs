@@ -10,8 +10,11 @@ use std::ops::Range;
 use chaski_models::forward::kv::{span_parts, spans};
 use chaski_quant::scalar::attention::{KV_TILE, clear};
 
-use super::{Job, Scratch, Turn, Worker};
+use super::{Job, Row, Scratch, Turn, Worker};
 use crate::backend::cpu::{buffers::Slot, schedule::AttendBy};
+
+/// Queries that go through a span together: what the kernels take at once.
+const QUERIES: usize = 6;
 
 impl Job<'_> {
     fn state_len(&self) -> usize {
@@ -22,6 +25,9 @@ impl Job<'_> {
     ///
     /// * `rows`: of one sequence, in the order of their positions.
     /// * `queries`: `[row, query of the group, head_dim]`; `states`: `[.., head_dim + 2]`.
+    ///
+    /// A few queries go through all tiles of the span before the next few do: their vectors and states
+    /// then stay in the first-level cache, and the span (128 KiB at 64 channels) comes from the second.
     #[expect(clippy::too_many_arguments, reason = "what a unit is, and its scratch")]
     fn attend_span(
         &self,
@@ -34,7 +40,38 @@ impl Job<'_> {
         ranges: &mut [[u8; 2]],
         states: &mut [f32],
     ) {
-        let (group, rows) = (self.config.gqa_group(), &self.index.rows[rows]);
+        let group = self.config.gqa_group();
+        let most = (QUERIES / group).max(1);
+        let (q_len, state_len) = (group * self.config.head_dim, group * self.state_len());
+        for (i, rows) in self.index.rows[rows].chunks(most).enumerate() {
+            let these = i * most..i * most + rows.len();
+            self.attend_few(
+                kv,
+                layer,
+                kv_head,
+                rows,
+                span,
+                &queries[these.start * q_len..these.end * q_len],
+                &mut ranges[these.start * group..these.end * group],
+                &mut states[these.start * state_len..these.end * state_len],
+            );
+        }
+    }
+
+    /// As [`attend_span`](Self::attend_span), all queries tile by tile.
+    #[expect(clippy::too_many_arguments, reason = "as attend_span")]
+    fn attend_few(
+        &self,
+        kv: &[u8],
+        layer: usize,
+        kv_head: usize,
+        rows: &[Row],
+        span: usize,
+        queries: &[f32],
+        ranges: &mut [[u8; 2]],
+        states: &mut [f32],
+    ) {
+        let group = self.config.gqa_group();
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return;
         };
@@ -42,19 +79,20 @@ impl Job<'_> {
         // Positions rise from row to row, and with them both ends of what is attended to.
         let all = attended(first.pos).start..attended(last.pos).end;
         let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
-        let tile_of = |tile: usize| {
+        let page_of = |tile: usize| {
             let page = self.pages.page(first.seq, tile);
-            let page = &kv[page * page_bytes..(page + 1) * page_bytes];
-            geometry.tile(page, layer, kv_head)
+            &kv[page * page_bytes..(page + 1) * page_bytes]
         };
         let mut parts = span_parts(all, span).peekable();
         while let Some(part) = parts.next() {
             for (row, ranges) in rows.iter().zip(ranges.chunks_exact_mut(group)) {
                 ranges.fill(clip(attended(row.pos), part.tile));
             }
-            let mut tile = tile_of(part.tile);
+            let mut tile = geometry.tile(page_of(part.tile), layer, kv_head);
             if let Some(next) = parts.peek() {
-                tile.ahead = tile_of(next.tile).keys;
+                let keys = geometry.key_range(layer, kv_head);
+                let values = geometry.value_range(layer, kv_head);
+                tile.ahead = &page_of(next.tile)[keys.start..values.end];
             }
             let scale = self.config.attn_scale();
             self.kernels
