@@ -127,6 +127,9 @@ pub(crate) struct Shape {
     pub(crate) kv: KvGeometry,
     /// Pages of the KV cache.
     pub(crate) n_pages: usize,
+    /// Whether somebody looks at the rows that enter each matrix: they are then prepared once for
+    /// all, however few they are.
+    pub(crate) observed: bool,
 }
 
 /// How the units of a step are dealt out.
@@ -234,12 +237,12 @@ impl Shape {
     /// Whether rows are normed and quantised by every worker for itself, not by one for all: that
     /// is less work than a barrier as long as it is one row.
     pub(crate) const fn each_norms(&self) -> bool {
-        self.n_rows == 1
+        self.n_rows == 1 && !self.observed
     }
 
     /// The same for the rows that want logits.
     pub(crate) const fn each_norms_head(&self) -> bool {
-        self.n_head_rows == 1
+        self.n_head_rows == 1 && !self.observed
     }
 
     const fn gqa_group(&self) -> usize {

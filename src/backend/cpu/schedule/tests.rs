@@ -65,6 +65,7 @@ fn shapes() -> Vec<Shape> {
                         vocab_size: 53,
                         kv,
                         n_pages: 2,
+                        observed: false,
                     });
                 }
             }
