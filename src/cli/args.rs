@@ -415,6 +415,11 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "REFERENCE")]
     pub(crate) against: Option<String>,
 
+    /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
+    /// cost by themselves
+    #[arg(long)]
+    pub(crate) round_activations: bool,
+
     /// Tokens of a chunk; the last half of each is scored
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = from_to(4, MAX_CONTEXT as u64))]
     pub(crate) chunk: usize,

@@ -58,12 +58,13 @@ impl Opened {
         })
     }
 
-    fn session(&self, args: &EvalArgs) -> anyhow::Result<Session> {
+    fn session(&self, args: &EvalArgs, round_activations: bool) -> anyhow::Result<Session> {
         let options = SessionOptions {
             context_len: Some(args.chunk.max(1)),
             kv_type: kv_type(args.kv),
             threads: args.threads,
             logit_rows: LOGIT_ROWS,
+            round_activations,
             ..SessionOptions::default()
         };
         let mut session = Session::new(&self.model, &options)?;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
 
 fn run_alone(args: &EvalArgs, opened: &Opened) -> anyhow::Result<()> {
     let chunks = opened.chunks(args)?;
-    let mut session = opened.session(args)?;
+    let mut session = opened.session(args, args.round_activations)?;
     let bar = progress::steps_bar(chunks.n() as u64, "chunks");
     let begin = Instant::now();
     let step = |done: usize, so_far: &Perplexity| tell(&bar, done, chunks.n(), so_far);
@@ -115,8 +116,8 @@ fn run_alone(args: &EvalArgs, opened: &Opened) -> anyhow::Result<()> {
 fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::Result<()> {
     same_vocabulary(opened, reference)?;
     let chunks = opened.chunks(args)?;
-    let mut session = opened.session(args)?;
-    let mut reference_session = reference.session(args)?;
+    let mut session = opened.session(args, args.round_activations)?;
+    let mut reference_session = reference.session(args, false)?;
     let threads = NonZeroUsize::new(session.limits().threads).unwrap_or(NonZeroUsize::MIN);
     let bar = progress::steps_bar(chunks.n() as u64, "chunks");
     let begin = Instant::now();
@@ -147,6 +148,7 @@ fn document(args: &EvalArgs, opened: &Opened, begin: Instant) -> Value {
         "bytes": opened.model.weights().container().file_len(),
         "text": args.text.display().to_string(),
         "chunk": args.chunk,
+        "rounded_activations": args.round_activations,
         "tokens": opened.tokens.len(),
         "seconds": begin.elapsed().as_secs_f64(),
     })

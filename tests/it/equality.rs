@@ -107,6 +107,39 @@ fn every_type_is_computed_as_defined_on_every_level() {
 }
 
 #[test]
+fn rounded_activations_are_those_of_the_definition_on_every_level() {
+    // Heads and widths that are no whole blocks; one span and two.
+    for (variant, n) in [(Variant::LlamaUntied, 40), (Variant::Qwen3, 520)] {
+        let (text, first) = (tiny::text(&variant.config(), n), n - 8);
+        let bytes = tiny::container(variant, Some(QuantType::F16));
+        let reference = tiny::reference(variant, Some(QuantType::F16), KvType::F16);
+        let logits = reference.round_activations().logits(&text).unwrap();
+        let want = &logits[first * variant.config().vocab_size..];
+        let want: Vec<u32> = want.iter().map(|l| l.to_bits()).collect();
+        for kernels in Kernels::available() {
+            let model = tiny::model(&bytes, kernels);
+            let options = |threads, ubatch| SessionOptions {
+                context_len: Some(700),
+                ubatch,
+                threads: Some(threads),
+                logit_rows: 5,
+                round_activations: true,
+                ..SessionOptions::default()
+            };
+            let (before, last) = text.split_at(n - 1);
+            for (threads, ubatch, parts) in [(2, 64, &[before, last][..]), (1, 3, &[&text[..]])] {
+                let mut session = Session::new(&model, &options(threads, ubatch)).unwrap();
+                let got = bits(&mut session, parts, first);
+                let what = format!("{} {n} {}", variant.name(), kernels.name());
+                assert_same(&got, &want, &what);
+            }
+        }
+        let exact = by_definition(variant, Some(QuantType::F16), KvType::F16, &text);
+        assert!(!exact.ends_with(&want), "rounding does nothing");
+    }
+}
+
+#[test]
 fn threads_batches_and_splits_change_no_bit() {
     // 600 positions: more than one span of attention, windowed and not.
     let variants = [Variant::Llama, Variant::Qwen2Window];
