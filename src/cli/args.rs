@@ -415,6 +415,10 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "REFERENCE")]
     pub(crate) against: Option<String>,
 
+    /// Measure the error that each role and each layer adds: all but its matrices as in REFERENCE
+    #[arg(long, requires = "against")]
+    pub(crate) per_layer: bool,
+
     /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
     /// cost by themselves
     #[arg(long)]

@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 use super::{
     answer::{Dropped, kv_type},
     args::EvalArgs,
-    interrupt, out, progress, resolve,
+    interrupt, out,
+    parts::Parts,
+    progress, resolve,
     text::{self, MAX_CORPUS_BYTES},
 };
 
@@ -60,12 +62,8 @@ impl Opened {
 
     fn session(&self, args: &EvalArgs, round_activations: bool) -> anyhow::Result<Session> {
         let options = SessionOptions {
-            context_len: Some(args.chunk.max(1)),
-            kv_type: kv_type(args.kv),
-            threads: args.threads,
-            logit_rows: LOGIT_ROWS,
             round_activations,
-            ..SessionOptions::default()
+            ..session_options(args)
         };
         let mut session = Session::new(&self.model, &options)?;
         session.set_cancel(Some(interrupt::flag()));
@@ -75,6 +73,16 @@ impl Opened {
     fn chunks(&self, args: &EvalArgs) -> anyhow::Result<Chunks<'_>> {
         let bos = self.tokenizer.bos();
         Ok(Chunks::new(&self.tokens, bos, args.chunk, args.chunks)?)
+    }
+}
+
+fn session_options(args: &EvalArgs) -> SessionOptions {
+    SessionOptions {
+        context_len: Some(args.chunk.max(1)),
+        kv_type: kv_type(args.kv),
+        threads: args.threads,
+        logit_rows: LOGIT_ROWS,
+        ..SessionOptions::default()
     }
 }
 
@@ -121,15 +129,25 @@ fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::
     let threads = NonZeroUsize::new(session.limits().threads).unwrap_or(NonZeroUsize::MIN);
     let bar = progress::steps_bar(chunks.n() as u64, "chunks");
     let begin = Instant::now();
-    let step =
-        |done: usize, so_far: &Comparison| tell(&bar, done, chunks.n(), line(&so_far.report()));
+    let step = |done: usize, so_far: &[Comparison]| {
+        tell(&bar, done, chunks.n(), line(&so_far[0].report()))
+    };
     interrupt::follow()?;
-    let compared = compare(&chunks, &mut reference_session, &mut session, threads, step)?;
+    let models = std::slice::from_mut(&mut session);
+    let compared = compare(&chunks, &mut reference_session, models, threads, step)?;
     bar.finish_and_clear();
     interrupt::follow()?;
-    let report = compared.report();
+    let report = compared[0].report();
+    drop((session, reference_session));
+    let options = session_options(args);
+    let measure = || Parts::measure(&chunks, &reference.model, &opened.model, &options);
+    let parts = args.per_layer.then(measure).transpose()?;
     if !args.json {
-        return Ok(out::print_line(report)?);
+        out::print_line(report)?;
+        if let Some(parts) = &parts {
+            out::print(&format!("\n{}", parts.table(&report)))?;
+        }
+        return Ok(());
     }
     let mut document = document(args, opened, begin);
     document["reference"] = json!(reference.path.display().to_string());
@@ -137,6 +155,9 @@ fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::
     document["ppl"] = json!(report.perplexity.model.value);
     document["ppl_error"] = json!(report.perplexity.model.error);
     document["comparison"] = json!(report);
+    if let Some(parts) = &parts {
+        document["parts"] = parts.json();
+    }
     Ok(out::print_json(&document)?)
 }
 

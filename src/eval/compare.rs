@@ -55,13 +55,14 @@ impl Logits {
     }
 }
 
-/// Scores `model` beside `reference` on `chunks`.
+/// Scores each of `models` beside `reference` on `chunks`.
 ///
-/// Both read a chunk up to where scoring begins, then in turn some positions each, whose logits are
-/// compared at once: memory for 64 rows of logits is all that it takes. `threads` compare; the
-/// figures do not depend on their number.
+/// All read a chunk up to where scoring begins, then in turn some positions each, whose logits are
+/// compared at once: memory for 64 rows of logits is all that it takes beside the readers' own.
+/// `threads` compare; the figures do not depend on their number.
 ///
-/// `progress(chunks done, so far)` is called after each chunk and may stop.
+/// `progress(chunks done, so far)` is called after each chunk and may stop; it is given a comparison
+/// for each model, and so is the caller.
 ///
 /// # Errors
 ///
@@ -69,15 +70,15 @@ impl Logits {
 pub fn compare<R: Reader>(
     chunks: &Chunks<'_>,
     reference: &mut R,
-    model: &mut R,
+    models: &mut [R],
     threads: NonZeroUsize,
-    mut progress: impl FnMut(usize, &Comparison) -> ControlFlow<()>,
-) -> Result<Comparison, EvalError<R::Error>> {
-    let vocab_size = model.vocab_size();
-    if reference.vocab_size() != vocab_size {
+    mut progress: impl FnMut(usize, &[Comparison]) -> ControlFlow<()>,
+) -> Result<Vec<Comparison>, EvalError<R::Error>> {
+    let vocab_size = reference.vocab_size();
+    if let Some(other) = models.iter().find(|m| m.vocab_size() != vocab_size) {
         return Err(EvalError::Vocabulary {
-            model: vocab_size,
-            reference: reference.vocab_size(),
+            model: other.vocab_size(),
+            reference: vocab_size,
         });
     }
     let pool = rayon::ThreadPoolBuilder::new()
@@ -86,7 +87,7 @@ pub fn compare<R: Reader>(
         .build()
         .map_err(EvalError::Threads)?;
     let scored = chunks.scored();
-    let mut total = Comparison::default();
+    let mut totals = vec![Comparison::default(); models.len()];
     let mut input = Vec::with_capacity(chunks.chunk_len());
     let (mut p, mut q) = (Logits::new(vocab_size), Logits::new(vocab_size));
     for i in 0..chunks.n() {
@@ -94,31 +95,33 @@ pub fn compare<R: Reader>(
         let before = &input[..scored.start];
         reference.clear();
         read_over(reference, before).map_err(EvalError::Reference)?;
-        model.clear();
-        read_over(model, before).map_err(EvalError::Model)?;
+        for model in &mut *models {
+            model.clear();
+            read_over(model, before).map_err(EvalError::Model)?;
+        }
         for first in scored.clone().step_by(ROWS) {
             let positions = first..(first + ROWS).min(scored.end);
             let tokens = &input[positions.clone()];
             p.read(reference, tokens).map_err(EvalError::Reference)?;
-            q.read(model, tokens).map_err(EvalError::Model)?;
-            let score = |exps: &mut Vec<f64>, pos: usize| {
-                let row = pos - first;
-                Position::score(p.row(row), q.row(row), chunks.next(i, pos), exps)
-            };
-            // A parallel iterator with an index gives its results in order.
-            let found: Vec<Position> = pool.install(|| {
-                positions
-                    .into_par_iter()
-                    .map_init(Vec::new, score)
-                    .collect()
-            });
-            total.positions.extend(found);
+            for (model, total) in models.iter_mut().zip(&mut totals) {
+                q.read(model, tokens).map_err(EvalError::Model)?;
+                let score = |exps: &mut Vec<f64>, pos: usize| {
+                    let row = pos - first;
+                    Position::score(p.row(row), q.row(row), chunks.next(i, pos), exps)
+                };
+                // A parallel iterator with an index gives its results in order.
+                let found: Vec<Position> = pool.install(|| {
+                    let positions = positions.clone().into_par_iter();
+                    positions.map_init(Vec::new, score).collect()
+                });
+                total.positions.extend(found);
+            }
         }
-        if progress(i + 1, &total).is_break() {
+        if progress(i + 1, &totals).is_break() {
             break;
         }
     }
-    Ok(total)
+    Ok(totals)
 }
 
 /// Reads tokens whose logits nobody wants.
@@ -225,14 +228,16 @@ mod tests {
             let compared = compare(
                 &chunks,
                 &mut fake(1, 11),
-                &mut fake(2, 11),
+                &mut [fake(2, 11), fake(1, 11)],
                 threads,
                 |n, c| {
-                    done.push((n, c.positions().len()));
+                    done.push((n, c[0].positions().len()));
                     ControlFlow::Continue(())
                 },
             );
-            let report = compared.unwrap().report();
+            let compared = compared.unwrap();
+            assert_eq!(compared[1].report().kl_divergence.mean.value, 0.0);
+            let report = compared[0].report();
             assert_eq!(done, [(1, 49), (2, 98), (3, 147), (4, 196), (5, 245)]);
             let got = [
                 report.kl_divergence.mean.value,
@@ -251,7 +256,7 @@ mod tests {
     fn vocabularies_of_two_sizes_are_an_error() {
         let tokens = [TokenId(1); 8];
         let chunks = Chunks::new(&tokens, None, 8, None).unwrap();
-        let (mut a, mut b) = (fake(1, 11), fake(1, 12));
+        let (mut a, mut b) = (fake(1, 11), [fake(1, 12)]);
         let compared = compare(&chunks, &mut a, &mut b, NonZeroUsize::MIN, |_, _| {
             ControlFlow::Continue(())
         });

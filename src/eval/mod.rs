@@ -10,12 +10,14 @@
 //! * [`compare`] scores a model beside its reference, both reading the same chunk in turn, so that
 //!   no file of logits is needed; its [`Report`] has the blocks of llama-perplexity's
 //!   `--kl-divergence`.
+//! * [`compare_parts`] tells what each role and each layer adds.
 //!
 //! All is computed in binary64 by `libm`, sums over the vocabulary and over positions in order: the
 //! figures are the same bits at any number of threads.
 
 mod chunks;
 mod compare;
+mod parts;
 mod perplexity;
 mod position;
 mod report;
@@ -23,6 +25,7 @@ mod statistics;
 
 pub use chunks::{ChunkError, Chunks, EvalError, Reader};
 pub use compare::{Comparison, compare};
+pub use parts::{Part, PartsError, compare_parts};
 pub use perplexity::{Perplexity, perplexity};
 pub use position::{Position, log_normalizer, log_prob};
 pub use report::{KlDivergence, PerplexityStatistics, Report, TokenProbability};

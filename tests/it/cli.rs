@@ -243,6 +243,56 @@ fn a_model_is_compared_with_its_source() {
         assert!(text.contains(block), "{text}");
     }
 
+    // Each role and each layer by itself, beside the whole.
+    let by_part = place.json(&[
+        "eval",
+        "tiny",
+        "--quant",
+        "q4",
+        "--text",
+        "text",
+        "--against",
+        "tiny",
+        "--chunk",
+        "32",
+        "--chunks",
+        "3",
+        "--per-layer",
+        "--json",
+    ]);
+    assert_eq!(by_part["comparison"], q4["comparison"]);
+    let parts = by_part["parts"].as_array().unwrap();
+    let names: Vec<_> = parts.iter().map(|p| p["part"].as_str().unwrap()).collect();
+    let want = [
+        "token_embd",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate, ffn_up",
+        "ffn_down",
+        "output",
+        "layer 0",
+        "layer 1",
+    ];
+    assert_eq!(names, want);
+    let mean = |part: &Value| part["comparison"]["kl_divergence"]["mean"]["value"].as_f64();
+    for part in parts {
+        let mean = mean(part).unwrap();
+        assert!(mean > 0.0 && mean < kld, "{part}");
+    }
+    let bytes: u64 = parts.iter().map(|p| p["bytes"].as_u64().unwrap()).sum();
+    // The embeddings and the output matrix are in no layer.
+    let ends: u64 = [0, 7]
+        .map(|i: usize| parts[i]["bytes"].as_u64().unwrap())
+        .iter()
+        .sum();
+    let inspected = place.json(&["inspect", q4["model"].as_str().unwrap(), "--json"]);
+    let tensors = inspected["tensors"].as_array().unwrap().iter();
+    let matrices = tensors.filter(|t| t["shape"].as_str().unwrap().contains('x'));
+    let all: u64 = matrices.map(|t| t["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(bytes, 2 * all - ends, "roles, and layers once more");
+
     let other = place.path().join("other");
     write_checkpoint(&other, Variant::Qwen3, &CheckpointOptions::default()).unwrap();
     let file = other.join("tokenizer.json");
