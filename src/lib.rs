@@ -8,7 +8,7 @@
 //!     generate::{GenerateOptions, Generation},
 //!     sampler::{Sampler, SamplerOptions},
 //! };
-//! use chaski_models::tokenizer::Specials;
+//! use chaski_models::tokenizer::{Specials, TextStart};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -39,6 +39,8 @@
 //! let options = GenerateOptions {
 //!     max_tokens: Some(16),
 //!     end_ids: model.metadata().end_ids(),
+//!     // The answer goes on in the middle of a text: a space at its start is part of it.
+//!     start: TextStart::Continued,
 //!     ..GenerateOptions::default()
 //! };
 //! let mut answer = String::new();
@@ -76,6 +78,6 @@ pub mod session;
 pub mod stop;
 pub mod weights;
 
-pub use chaski_models::tokenizer::Specials;
+pub use chaski_models::tokenizer::{Specials, TextStart};
 pub use model::{Model, ModelError, ModelOptions, Residence};
 pub use session::{Session, SessionError, SessionOptions};

@@ -1,5 +1,6 @@
 //! The memory that a session takes, told before anything of it is allocated.
 
+use chaski_models::Config;
 use serde::Serialize;
 
 use crate::{
@@ -36,18 +37,33 @@ pub struct MemoryPlan {
 ///
 /// An option is out of its range.
 pub fn plan(model: &Model, options: &SessionOptions) -> Result<MemoryPlan, SessionError> {
-    let (limits, logit_rows) = limits(model, options)?;
+    let file_len = model.weights().container().file_len();
+    plan_config(model.config(), file_len, options)
+}
+
+/// As [`plan`], for a model that is not converted yet: of its config, and the bytes that its file is
+/// going to have.
+///
+/// # Errors
+///
+/// An option is out of its range.
+pub fn plan_config(
+    config: &Config,
+    file_len: u64,
+    options: &SessionOptions,
+) -> Result<MemoryPlan, SessionError> {
+    let (limits, logit_rows) = limits(config, options)?;
     let CpuBytes {
         kv_cache,
         activations,
         scratch,
-    } = CpuBackend::bytes(model.config(), &limits);
-    let activations = activations + own_bytes(model, &limits, logit_rows);
+    } = CpuBackend::bytes(config, &limits);
+    let activations = activations + own_bytes(config, &limits, logit_rows);
     Ok(MemoryPlan {
         context_len: limits.context_len,
         threads: limits.threads,
         ubatch: limits.rows,
-        weights_mapped: model.weights().container().file_len(),
+        weights_mapped: file_len,
         kv_cache,
         activations,
         scratch,

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use chaski_models::{Backend, BackendError, Row, TokenId};
+use chaski_models::{Backend, BackendError, Config, Row, TokenId};
 use chaski_quant::scalar::attention::KvType;
 
 use crate::{
@@ -224,7 +224,7 @@ impl AsRef<[u8]> for MappedModel {
 
 /// The sizes that `options` stand for: of the backend, and the rows of logits.
 pub(crate) fn limits(
-    model: &Model,
+    config: &Config,
     options: &SessionOptions,
 ) -> Result<(PassLimits, usize), SessionError> {
     let check = |what, got: usize, max: usize| {
@@ -236,7 +236,7 @@ pub(crate) fn limits(
     };
     let context = options
         .context_len
-        .unwrap_or_else(|| model.config().max_seq_len.min(DEFAULT_CONTEXT));
+        .unwrap_or_else(|| config.max_seq_len.min(DEFAULT_CONTEXT));
     let context_len = check("a context", context, MAX_CONTEXT)?;
     let threads = options.threads.unwrap_or_else(|| match options.cpus.len() {
         0 => os::default_threads(),
@@ -259,8 +259,8 @@ pub(crate) fn limits(
 }
 
 /// Bytes that a session allocates beside its backend.
-pub(crate) fn own_bytes(model: &Model, limits: &PassLimits, logit_rows: usize) -> u64 {
-    let logits = logit_rows * model.config().vocab_size * size_of::<f32>();
+pub(crate) fn own_bytes(config: &Config, limits: &PassLimits, logit_rows: usize) -> u64 {
+    let logits = logit_rows * config.vocab_size * size_of::<f32>();
     let text = limits.context_len * size_of::<TokenId>() + size_of::<Text>();
     let tokens = limits.n_seqs * text;
     (logits + tokens + limits.rows * size_of::<Row>()) as u64
@@ -273,7 +273,7 @@ impl Session {
     ///
     /// An option is out of its range, or the threads cannot be started.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
-        let (limits, max_logit_rows) = limits(model, options)?;
+        let (limits, max_logit_rows) = limits(model.config(), options)?;
         // First, so that the disk works while memory is allocated and threads start.
         let read_ahead = os::read_ahead(MappedModel(Arc::clone(model)));
         let team = if options.cpus.is_empty() {

@@ -51,7 +51,8 @@ pub struct ConvertPlan {
     /// Bytes of the whole file but for tokenizer and metadata, exactly. The tokenizer adds about
     /// twice its compressed size, the metadata some kilobytes.
     pub file_bytes: u64,
-    /// Stored bits of one weight, padding included: `8 * data_bytes / n_weights`.
+    /// Stored bits of one weight: 8 times the bytes of all tensors, scales and rows that fill up
+    /// tiles included, the padding between tensors not, by `n_weights`.
     pub bits_per_weight: f64,
     /// What was decided.
     pub notes: Vec<Note>,
@@ -245,6 +246,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
         tensor.offset = DATA_ALIGN + data.offset(i);
     }
     let n_weights = tensors.iter().map(PlannedTensor::n_weights).sum();
+    let tensor_bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
     let recipe: &Recipe = &options.recipe;
     let file_info = |f: &crate::source::SourceFile| FileInfo {
         name: f
@@ -272,7 +274,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
         source_bytes: tensors.iter().map(|t| t.source_bytes).sum(),
         data_bytes: data.data_len(),
         file_bytes: data.file_len(&[], 0),
-        bits_per_weight: 8.0 * data.data_len() as f64 / n_weights as f64,
+        bits_per_weight: 8.0 * tensor_bytes as f64 / n_weights as f64,
         tensors,
         notes,
         inner: Inner { data, work },

@@ -33,7 +33,7 @@ pub struct Report {
     pub data_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// `8 * data_bytes / n_weights`.
+    /// As [`ConvertPlan::bits_per_weight`].
     pub bits_per_weight: f64,
     /// Error of each role, in file order.
     pub roles: Vec<RoleReport>,

@@ -376,11 +376,16 @@ impl ModelMetadata {
 
     fn validate_numbers(&self) -> Result<(), MetadataError> {
         let g = &self.generation;
+        if g.repetition_penalty == Some(0.0) {
+            let field = "generation.repetition_penalty";
+            return Err(field_error(field, "a number above 0", 0));
+        }
+        // What a sampler takes; see its options.
         for (field, value, max) in [
-            ("generation.temperature", g.temperature, 1e6),
+            ("generation.temperature", g.temperature, 1e4),
             ("generation.top_p", g.top_p, 1.0),
             ("generation.min_p", g.min_p, 1.0),
-            ("generation.repetition_penalty", g.repetition_penalty, 1e6),
+            ("generation.repetition_penalty", g.repetition_penalty, 1e4),
         ] {
             if let Some(value) = value
                 && !(value >= 0.0 && value <= max)

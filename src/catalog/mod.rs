@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, error::Error, fmt, path::PathBuf};
 use chaski_quant::QuantType;
 use serde::Deserialize;
 
-pub use fetch::{FetchProgress, fetch};
+pub use fetch::{FetchProgress, fetch, lock};
 
 /// The catalogue that is compiled in.
 const BUILT_IN: &str = include_str!("../../models/catalog.toml");

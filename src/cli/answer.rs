@@ -23,8 +23,7 @@ use serde::Serialize;
 use super::{
     args::{HostArgs, KvArg, SamplingArgs, SessionArgs},
     conversation::Turn,
-    interrupt, out,
-    written::{self, Part},
+    interrupt, out, written,
 };
 
 /// A model that can talk.
@@ -42,29 +41,50 @@ pub(crate) struct Talker {
 /// What of a text has no token.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped {
-    n: usize,
-    first: Option<char>,
+    n_dropped: usize,
+    first_dropped: Option<char>,
+    n_unknown: usize,
+    first_unknown: Option<char>,
 }
 
 impl Dropped {
     /// Counts what a text lost.
     pub(crate) fn add(&mut self, encoded: &Encoded) {
-        self.n += encoded.n_dropped;
-        self.first = self.first.or(encoded.first_dropped);
+        self.n_dropped += encoded.n_dropped;
+        self.first_dropped = self.first_dropped.or(encoded.first_dropped);
+        self.n_unknown += encoded.n_unknown;
+        self.first_unknown = self.first_unknown.or(encoded.first_unknown);
     }
 
     /// Tells the user, if there is something to tell.
     pub(crate) fn tell(&self) {
-        if let Some(first) = self.first {
+        for (n, first, what) in [
+            (self.n_dropped, self.first_dropped, "left out"),
+            (self.n_unknown, self.first_unknown, "made its unknown token"),
+        ] {
+            let Some(first) = first else { continue };
             out::note(format_args!(
                 "note: the model has no token for some characters of the text, so it does not see them: \
-                 {} left out, the first is U+{:04X} '{}'",
-                self.n,
+                 {n} {what}, the first is U+{:04X} '{}'",
                 u32::from(first),
                 first.escape_debug()
             ));
         }
     }
+}
+
+/// A token's text, as far as it is one.
+fn token_text(tokenizer: &Tokenizer, id: TokenId) -> String {
+    let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The tokens of a text; what it lost is told.
+fn told(encoded: Encoded) -> Vec<TokenId> {
+    let mut dropped = Dropped::default();
+    dropped.add(&encoded);
+    dropped.tell();
+    encoded.ids
 }
 
 /// Figures of an answer.
@@ -92,7 +112,16 @@ pub(crate) struct TokenRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) logprob: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) top: Vec<LogProb>,
+    pub(crate) top: Vec<LikelyToken>,
+}
+
+/// One of the likeliest tokens.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LikelyToken {
+    pub(crate) id: TokenId,
+    /// What it would have added by itself; of a token that is no whole character, `\u{fffd}`.
+    pub(crate) text: String,
+    pub(crate) logprob: f64,
 }
 
 /// An answer.
@@ -111,8 +140,20 @@ pub(crate) const fn kv_type(kv: KvArg) -> KvType {
     }
 }
 
+/// Tells of more threads than processors: they take turns, and wait for each other.
+pub(crate) fn tell_threads(threads: Option<usize>) {
+    let cpus = os::n_cpus();
+    if let Some(threads) = threads.filter(|&threads| threads > cpus) {
+        out::note(format_args!(
+            "note: -t {threads} is more than the {cpus} processors that this process may use: slower, \
+             not faster"
+        ));
+    }
+}
+
 /// The library's options for a session.
 pub(crate) fn session_options(args: &SessionArgs) -> SessionOptions {
+    tell_threads(args.threads);
     SessionOptions {
         context_len: args.ctx_size,
         kv_type: kv_type(args.kv),
@@ -226,8 +267,8 @@ impl Talker {
                 Some(source) if !raw => {
                     let ids = &model.metadata().tokenizer;
                     let text = |id: Option<TokenId>| {
-                        let bytes = id.and_then(|id| tokenizer.token_bytes(id));
-                        bytes.map(|b| String::from_utf8_lossy(b).into_owned())
+                        let id = id.filter(|&id| tokenizer.token_bytes(id).is_some());
+                        id.map(|id| token_text(&tokenizer, id))
                     };
                     let specials = SpecialTokens {
                         bos: text(ids.bos),
@@ -260,21 +301,8 @@ impl Talker {
     /// The tokens of a raw text, with what the tokenizer puts before it.
     pub(crate) fn encode_raw(&self, text: &str) -> anyhow::Result<Vec<TokenId>> {
         let mut tokens: Vec<TokenId> = self.tokenizer.bos().into_iter().collect();
-        let mut dropped = Dropped::default();
-        tokens.extend(self.encode(text, Specials::AsText, &mut dropped)?);
-        dropped.tell();
+        tokens.extend(told(self.tokenizer.encode_counted(text, Specials::AsText)?));
         Ok(tokens)
-    }
-
-    fn encode(
-        &self,
-        text: &str,
-        specials: Specials,
-        dropped: &mut Dropped,
-    ) -> anyhow::Result<Vec<TokenId>> {
-        let encoded = self.tokenizer.encode_counted(text, specials)?;
-        dropped.add(&encoded);
-        Ok(encoded.ids)
     }
 
     /// The tokens of a conversation that the model is to continue.
@@ -301,38 +329,26 @@ impl Talker {
         };
         let contents: Vec<&str> = turns.iter().map(|t| &t.content[..]).collect();
         let text = render(&contents)?;
-        let spells = |content: &str| {
-            self.tokenizer
-                .specials()
-                .any(|(_, special)| content.contains(special))
+        let spells = |content: &&str| {
+            let mut specials = self.tokenizer.specials();
+            specials.any(|(_, special)| content.contains(special))
         };
-        let mut dropped = Dropped::default();
-        if !contents.iter().any(|content| spells(content)) {
-            let tokens = self.encode(&text, Specials::Parse, &mut dropped)?;
-            dropped.tell();
-            return Ok(tokens);
+        if contents.iter().any(spells) {
+            out::note("note: the conversation spells a special token; it is sent as plain text");
         }
-        out::note("note: the conversation spells a special token; it is sent as plain text");
         let source = self.model.metadata().chat_template.as_deref();
-        let parts = written::parts(
+        let written = written::ranges(
             &text,
             &contents,
             source.unwrap_or_default(),
-            spells,
+            &self.tokenizer,
             |marked| {
                 let marked: Vec<&str> = marked.iter().map(String::as_str).collect();
                 render(&marked)
             },
         )?;
-        let mut tokens = Vec::new();
-        for part in parts {
-            tokens.extend(match part {
-                Part::Rendered(text) => self.encode(text, Specials::Parse, &mut dropped)?,
-                Part::Written(text) => self.encode(text, Specials::AsText, &mut dropped)?,
-            });
-        }
-        dropped.tell();
-        Ok(tokens)
+        let encoded = self.tokenizer.encode_rendered(&text, &written)?;
+        Ok(told(encoded))
     }
 
     /// Whether there is a template to chat with.
@@ -383,9 +399,17 @@ impl Talker {
             show(&piece.text)?;
             text += &piece.text;
             if let Some(id) = piece.id {
-                let (own, top) = piece
-                    .logprobs
-                    .map_or((None, Vec::new()), |(own, top)| (Some(own.logprob), top));
+                let likely = |top: Vec<LogProb>| {
+                    let token = |of: LogProb| LikelyToken {
+                        id: of.id,
+                        text: token_text(&self.tokenizer, of.id),
+                        logprob: of.logprob,
+                    };
+                    top.into_iter().map(token).collect()
+                };
+                let (own, top) = piece.logprobs.map_or((None, Vec::new()), |(own, top)| {
+                    (Some(own.logprob), likely(top))
+                });
                 tokens.push(TokenRecord {
                     id,
                     text: piece.text,
@@ -440,7 +464,8 @@ impl Figures {
             FinishReason::Length => line += " | ended at the token limit (-n)",
             FinishReason::Context => line += " | ended because the context is full (-c)",
             FinishReason::Cancelled => line += " | stopped by Ctrl-C",
-            FinishReason::End | FinishReason::Stop => {}
+            FinishReason::Stop => line += " | ended at a stop text (--stop)",
+            FinishReason::End => {}
         }
         line
     }

@@ -282,8 +282,9 @@ pub(crate) struct RunArgs {
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,
 
-    /// Read the prompt from a file
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "prompt")]
+    /// Read the prompt from a file, - is standard input; after PROMPT, if there is one, and an empty
+    /// line
+    #[arg(short = 'f', long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
     /// Generate at most N tokens; -1 is no limit [default: until the model ends or the context is
@@ -316,8 +317,15 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// With --json: the log-probability of each token and of the N likeliest ones
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", requires = "json")]
+    /// With --json: the log-probability of each token and, as --logprobs=N, of the N likeliest ones
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "0",
+        requires = "json"
+    )]
     pub(crate) logprobs: Option<usize>,
 }
 
@@ -361,7 +369,7 @@ pub(crate) struct ConvertArgs {
 /// `chaski inspect`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct InspectArgs {
-    /// The .chaski file
+    /// The .chaski file; or a checkpoint folder or a GGUF file, as it is before it is converted
     pub(crate) file: PathBuf,
 
     /// List every tensor

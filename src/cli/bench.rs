@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use chaski::bench::{self, BenchOptions, Format};
 use chaski_quant::QuantType;
 
 use super::{
-    answer::{cpus, kv_type, model_options},
+    answer::{cpus, kv_type, model_options, tell_threads},
     args::{BenchArgs, BenchFormat},
-    interrupt, out, progress, resolve,
+    interrupt, out, progress,
+    resolve::{self, Kind},
 };
 
 /// Measures tokens per second.
@@ -17,6 +19,16 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         [] => vec![None],
         quants => quants.iter().copied().map(Some).collect(),
     };
+    let converted = |model: &&String| matches!(resolve::kind(model.as_ref()), Ok(Kind::Chaski));
+    if let Some(model) = args
+        .models
+        .iter()
+        .find(converted)
+        .filter(|_| !args.quants.is_empty())
+    {
+        bail!("--quants: {model} is a .chaski file, its types are fixed; name its source");
+    }
+    args.threads.iter().for_each(|&n| tell_threads(Some(n)));
     // All conversions first: the machine is to be quiet while it is measured.
     let mut files: Vec<PathBuf> = Vec::new();
     for model in &args.models {
@@ -44,7 +56,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let bar = progress::spinner(name.clone());
         let measured = bench::run(file, &options, &mut |test, repetition, of| {
-            bar.set_message(format!("{name}: {test}, {repetition} of {of}"));
+            progress::say(&bar, &format!("{name}: {test}, {repetition} of {of}"));
         })?;
         bar.finish_and_clear();
         rows.extend(measured);
@@ -55,7 +67,13 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         BenchFormat::Csv => Format::Csv,
         BenchFormat::Jsonl => Format::JsonLines,
     };
-    out::print(&bench::render(&rows, format)?)?;
+    let text = bench::render(&rows, format)?;
+    // Names of files and models; the other forms are for programs, which are to get them as they are.
+    let text = match format {
+        Format::Markdown => out::escaped(&text, "\n"),
+        _ => text,
+    };
+    out::print(&text)?;
     for row in rows.iter().filter(|_| args.output == BenchFormat::Md) {
         out::detail(format_args!(
             "{} {}: load {:.1} ms, first token {:.1} ms, resident {}",

@@ -2,12 +2,15 @@
 
 use std::{
     env, fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
+
+use super::text;
 
 /// The cache folder: `CHASKI_CACHE`, else `chaski` in `XDG_CACHE_HOME`, `LOCALAPPDATA` or `~/.cache`.
 pub(crate) fn dir() -> anyhow::Result<PathBuf> {
@@ -64,6 +67,45 @@ pub(crate) fn source_key(source: &Path) -> anyhow::Result<String> {
         .take(6)
         .map(|b| format!("{b:02x}"))
         .collect())
+}
+
+/// What tells a file from the one that was here when its checksums were looked at: length, time of
+/// the last change, and where systems tell it the number of the file itself, which another one with
+/// the same name does not have.
+fn stamp(file: &Path) -> io::Result<String> {
+    let meta = fs::metadata(file)?;
+    let changed = meta.modified()?.duration_since(UNIX_EPOCH);
+    let nanos = changed.map_or(0, |t| t.as_nanos());
+    #[cfg(unix)]
+    let own = {
+        use std::os::unix::fs::MetadataExt;
+        format!("{}:{}", meta.dev(), meta.ino())
+    };
+    #[cfg(not(unix))]
+    let own = "-";
+    Ok(format!("verified {} {nanos} {own}\n", meta.len()))
+}
+
+/// Where the stamp of a file of the cache is kept.
+fn stamp_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".verified");
+    name.into()
+}
+
+/// Whether a file of the cache is the one that [`set_verified`] was told of.
+pub(crate) fn is_verified(file: &Path) -> bool {
+    // A stamp has some 60 bytes; anything else of this name is none.
+    let kept = text::read_file(&stamp_path(file), 1 << 10);
+    kept.is_ok_and(|kept| stamp(file).is_ok_and(|now| now == kept))
+}
+
+/// Records that every byte of a file of the cache was looked at, or just written.
+pub(crate) fn set_verified(file: &Path) -> io::Result<()> {
+    let mut kept = tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
+    kept.write_all(stamp(file)?.as_bytes())?;
+    kept.persist(stamp_path(file)).map_err(|e| e.error)?;
+    Ok(())
 }
 
 /// The name of a folder or file without the extensions of models.
@@ -124,6 +166,36 @@ mod tests {
         fs::write(dir.path().join("config.json"), "{ }").unwrap();
         assert_ne!(source_key(dir.path()).unwrap(), first);
         assert!(source_key(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn a_file_that_changed_is_not_the_one_that_was_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.chaski");
+        let other = dir.path().join("other");
+        let time = fs::FileTimes::new().set_modified(UNIX_EPOCH);
+        let write = |path: &Path, text: &str| {
+            fs::write(path, text).unwrap();
+            let open = fs::File::options().append(true).open(path).unwrap();
+            open.set_times(time).unwrap();
+        };
+        write(&file, "abc");
+        assert!(!is_verified(&file));
+        set_verified(&file).unwrap();
+        assert!(is_verified(&file));
+        fs::write(&file, "abd").unwrap();
+        assert!(!is_verified(&file), "another time");
+        write(&file, "abcd");
+        assert!(!is_verified(&file), "another length");
+        write(&file, "abd");
+        assert!(is_verified(&file), "the stamp is no checksum");
+        if cfg!(unix) {
+            write(&other, "abd");
+            fs::rename(&other, &file).unwrap();
+            assert!(!is_verified(&file), "another file");
+        }
+        fs::write(stamp_path(&file), "x".repeat(2000)).unwrap();
+        assert!(!is_verified(&file));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) fn chat(talker: &mut Talker, args: &RunArgs) -> anyhow::Result<()> {
         args,
         conversation: Conversation::new(args.system.as_deref()),
         total: Figures::default(),
+        used: 0,
     };
     while let Some(line) = read_line(&mut editor)? {
         match chat.follow(Line::parse(&line)) {
@@ -89,6 +90,8 @@ struct Chat<'a> {
     args: &'a RunArgs,
     conversation: Conversation,
     total: Figures,
+    /// Positions of the context that the conversation takes.
+    used: usize,
 }
 
 impl Chat<'_> {
@@ -101,6 +104,7 @@ impl Chat<'_> {
             Line::Wrong(why) => out::error_line(why),
             Line::Clear => {
                 self.conversation.clear();
+                (self.total, self.used) = (Figures::default(), 0);
                 out::error_line("forgotten");
             }
             Line::Message(text) => self.message(&text)?,
@@ -120,8 +124,8 @@ impl Chat<'_> {
                     return Err(e);
                 }
             }
-            Line::Save(file) => {
-                self.conversation.save(Path::new(&file))?;
+            Line::Save { file, replace } => {
+                self.conversation.save(Path::new(&file), replace)?;
                 out::error_line(format_args!("saved {}", self.messages()));
             }
             Line::Load(file) => {
@@ -150,7 +154,7 @@ impl Chat<'_> {
                 .answer(&tokens, self.args.predict, &self.args.stop, None, |piece| {
                     if !piece.is_empty() {
                         ends_line = piece.ends_with('\n');
-                        out::print(piece)?;
+                        out::print_answer(piece)?;
                     }
                     Ok(())
                 })?;
@@ -158,6 +162,7 @@ impl Chat<'_> {
             out::print("\n")?;
         }
         self.conversation.push("assistant", &answer.text);
+        self.used = self.talker.session.tokens().len();
         let (total, f) = (&mut self.total, &answer.figures);
         total.n_prompt += f.n_prompt - f.n_cached;
         total.prompt_s += f.prompt_s;
@@ -177,7 +182,7 @@ impl Chat<'_> {
 
     fn stats(&self) {
         let session = &self.talker.session;
-        let used = session.tokens().len();
+        let used = self.used;
         out::error_line(format_args!(
             "{}, {used} of {} positions used, seed {}",
             self.messages(),

@@ -21,7 +21,12 @@ pub(crate) enum Line {
     /// Answer the last message again.
     Regen,
     /// Write the conversation to a file.
-    Save(String),
+    Save {
+        /// Its name.
+        file: String,
+        /// Whether one that is there may be replaced.
+        replace: bool,
+    },
     /// Read a conversation from a file.
     Load(String),
     /// Send a file's text as a message.
@@ -39,7 +44,7 @@ pub(crate) const HELP: &str = "\
 /exit         leave (also Ctrl-D)
 /clear        forget the conversation
 /regen        answer the last message again
-/save FILE    write the conversation to FILE (JSON)
+/save FILE    write the conversation to FILE (JSON); /save! FILE replaces one that is there
 /load FILE    continue a saved conversation
 /read FILE    send the text of FILE
 /stats        tokens, speed and memory so far
@@ -64,7 +69,7 @@ impl Line {
             .split_once(char::is_whitespace)
             .unwrap_or((command, ""));
         let argument = argument.trim().to_owned();
-        let with_file = |f: fn(String) -> Self| {
+        let with_file = |f: &dyn Fn(String) -> Self| {
             if argument.is_empty() {
                 Self::Wrong(format!("/{name} needs a file name: /{name} FILE"))
             } else {
@@ -72,9 +77,12 @@ impl Line {
             }
         };
         match name {
-            "save" => return with_file(Self::Save),
-            "load" => return with_file(Self::Load),
-            "read" => return with_file(Self::Read),
+            "save" | "save!" => {
+                let replace = name == "save!";
+                return with_file(&|file| Self::Save { file, replace });
+            }
+            "load" => return with_file(&Self::Load),
+            "read" => return with_file(&Self::Read),
             _ => {}
         }
         let plain = match name {
@@ -155,8 +163,8 @@ impl Conversation {
         self.turns.last().is_some_and(|t| t.role == "user")
     }
 
-    /// Writes JSON to `path`, whole or not at all.
-    pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
+    /// Writes JSON to `path`, whole or not at all; over a file that is there only to `replace` it.
+    pub(crate) fn save(&self, path: &Path, replace: bool) -> anyhow::Result<()> {
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -164,10 +172,20 @@ impl Conversation {
         let write = || -> io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(dir)?;
             serde_json::to_writer_pretty(&mut file, self)?;
-            file.persist(path).map_err(|e| e.error)?;
+            if replace {
+                file.persist(path).map_err(|e| e.error)?;
+            } else {
+                file.persist_noclobber(path).map_err(|e| e.error)?;
+            }
             Ok(())
         };
-        write().with_context(|| format!("could not save the conversation to {}", path.display()))
+        let written = write();
+        if let Err(e) = &written
+            && e.kind() == io::ErrorKind::AlreadyExists
+        {
+            bail!("{0} exists already: /save! {0} replaces it", path.display());
+        }
+        written.with_context(|| format!("could not save the conversation to {}", path.display()))
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -210,7 +228,20 @@ mod tests {
             ("  indented ", Line::Message("  indented".into())),
             ("//etc/passwd", Line::Message("/etc/passwd".into())),
             (" /exit ", Line::Exit),
-            ("/save a b.json", Line::Save("a b.json".into())),
+            (
+                "/save a b.json",
+                Line::Save {
+                    file: "a b.json".into(),
+                    replace: false,
+                },
+            ),
+            (
+                "/save! a",
+                Line::Save {
+                    file: "a".into(),
+                    replace: true,
+                },
+            ),
             ("/load\tx", Line::Load("x".into())),
             ("/stats", Line::Stats),
         ] {
@@ -228,8 +259,14 @@ mod tests {
         let mut c = Conversation::new(Some("be brief"));
         c.push("user", "hi \u{1f600}");
         c.push("assistant", "hello");
-        c.save(&path).unwrap();
+        c.save(&path, false).unwrap();
         assert_eq!(Conversation::load(&path).unwrap(), c);
+        let shorter = Conversation::new(Some("be brief"));
+        let err = shorter.save(&path, false).unwrap_err().to_string();
+        assert!(err.contains("exists already: /save! "), "{err}");
+        assert_eq!(Conversation::load(&path).unwrap(), c);
+        shorter.save(&path, true).unwrap();
+        assert_eq!(Conversation::load(&path).unwrap(), shorter);
         for text in [
             "",
             "[]",

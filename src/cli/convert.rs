@@ -20,6 +20,7 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     options.force = args.force;
     options.allow_missing_tokenizer = args.no_tokenizer;
     if let Some(n) = args.threads {
+        super::answer::tell_threads(Some(n));
         options.threads = Some(NonZeroUsize::new(n).context("-t 0: expected at least one thread")?);
     }
     if args.dry_run {
@@ -35,6 +36,16 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("{name}-{}.chaski", args.quant)));
+    // The converter would name the file that it writes first.
+    if let Some(folder) = target.parent().filter(|f| !f.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        bail!(
+            "{}: there is no folder {}",
+            target.display(),
+            folder.display()
+        );
+    }
     let report = resolve::convert(&path, &target, &options)?;
     if args.json {
         return Ok(out::print_json(&report)?);
@@ -75,7 +86,7 @@ fn planned(plan: &ConvertPlan) -> String {
     }
     let mut text = out::table(&rows);
     for note in &plan.notes {
-        text += &format!("note: {note}\n");
+        text += &format!("note: {}\n", out::escaped(&note.to_string(), ""));
     }
     let c = &plan.config;
     let context = c.max_seq_len.min(chaski::session::DEFAULT_CONTEXT);

@@ -21,7 +21,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Dropped, kv_type},
+    answer::{Dropped, kv_type, tell_threads},
     args::EvalArgs,
     interrupt, out,
     parts::Parts,
@@ -88,6 +88,7 @@ fn session_options(args: &EvalArgs) -> SessionOptions {
 
 /// Measures perplexity, or compares with a reference.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    tell_threads(args.threads);
     let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
         .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
     let reference = args.against.as_deref();

@@ -2,14 +2,22 @@
 
 use anyhow::Context;
 use chaski::weights::Weights;
-use chaski_models::ModelMetadata;
+use chaski_convert::source::{self, Source, SourceTensor};
+use chaski_models::{Config, ModelMetadata};
 use chaski_quant::container::{Container, TensorKind};
 use serde_json::{Value, json};
 
-use super::{args::InspectArgs, out};
+use super::{
+    args::InspectArgs,
+    out,
+    resolve::{self, Kind},
+};
 
-/// Shows what a file holds.
+/// Shows what a file holds, or what is known of a source before it is converted.
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    if resolve::kind(&args.file)? == Kind::Source {
+        return inspect_source(args);
+    }
     let named = || format!("{} cannot be shown", args.file.display());
     let container = Container::open(&args.file).with_context(named)?;
     let metadata = ModelMetadata::from_json(container.metadata()).with_context(named)?;
@@ -28,7 +36,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
             "bytes": file_len,
             "n_params": weights.n_params(),
             "weight_bytes": weights.bytes(),
-            "bits_per_weight": 8.0 * weights.bytes() as f64 / weights.n_params() as f64,
+            "bits_per_weight": bits_per_weight(&weights),
             "metadata": serde_json::to_value(&metadata)?,
             "sections": sections,
             "tensors": tensors,
@@ -37,25 +45,113 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
     out::print(&text(args, &metadata, &weights))?;
     if args.tensors {
-        let mut rows = vec![
-            ["tensor", "type", "shape", "bytes", "offset"]
-                .map(String::from)
-                .to_vec(),
-        ];
-        for t in &tensors {
-            let cell = |name: &str| match &t[name] {
-                Value::String(s) => s.clone(),
-                v => v.to_string(),
-            };
-            rows.push(
-                ["name", "type", "shape", "bytes", "offset"]
-                    .map(cell)
-                    .to_vec(),
-            );
-        }
-        out::print(&format!("\n{}", out::table(&rows)))?;
+        let columns = ["name", "type", "shape", "bytes", "offset"];
+        out::print(&format!("\n{}", tensor_table(&columns, &tensors)))?;
     }
     Ok(())
+}
+
+/// As conversions report it: of all tensors, without the padding between them.
+fn bits_per_weight(weights: &Weights) -> f64 {
+    8.0 * weights.bytes() as f64 / weights.n_params() as f64
+}
+
+/// The tensors, a line each.
+fn tensor_table(columns: &[&str], tensors: &[Value]) -> String {
+    let head = columns
+        .iter()
+        .map(|&c| if c == "name" { "tensor" } else { c });
+    let mut rows = vec![head.map(str::to_owned).collect()];
+    rows.extend(tensors.iter().map(|t| {
+        let cell = |name: &&str| match &t[*name] {
+            Value::String(s) => s.clone(),
+            v => v.to_string(),
+        };
+        columns.iter().map(cell).collect()
+    }));
+    out::table(&rows)
+}
+
+/// Shows a checkpoint folder or a GGUF file.
+fn inspect_source(args: &InspectArgs) -> anyhow::Result<()> {
+    let source = source::open(&args.file)?;
+    let tensors: Vec<Value> = source.tensors().iter().map(source_tensor).collect();
+    let n_weights = |t: &SourceTensor| t.rows as u64 * t.cols as u64;
+    let n: u64 = source.tensors().iter().map(n_weights).sum();
+    let weight_bytes: u64 = source.tensors().iter().map(|t| t.bytes).sum();
+    let files = source.files();
+    let bytes: u64 = files.iter().map(|f| f.len).sum();
+    let bits = 8.0 * weight_bytes as f64 / n.max(1) as f64;
+    if args.json {
+        let document = json!({
+            "schema": 1,
+            "file": args.file.display().to_string(),
+            "kind": source.kind(),
+            "files": files.len(),
+            "bytes": bytes,
+            "n_params": n,
+            "weight_bytes": weight_bytes,
+            "bits_per_weight": bits,
+            "config": serde_json::to_value(source.config())?,
+            "chat_template": source.chat_template(),
+            "notes": source.notes(),
+            "tensors": tensors,
+        });
+        return Ok(out::print_json(&document)?);
+    }
+    let mut rows = vec![
+        ("source", format!("{}", args.file.display())),
+        (
+            "kind",
+            format!(
+                "{}, not converted yet: `chaski convert` makes a .chaski file of it",
+                source.kind()
+            ),
+        ),
+        (
+            "size",
+            format!("{} in {} files", out::bytes(bytes), files.len()),
+        ),
+        (
+            "weights",
+            format!("{n}, {bits:.3} bits each, {}", out::bytes(weight_bytes)),
+        ),
+        ("types", types(&*source)),
+    ];
+    rows.extend(config_rows(source.config()));
+    rows.push((
+        "chat template",
+        yes_or_none(source.chat_template().is_some()),
+    ));
+    rows.extend(source.notes().iter().map(|note| ("note", note.clone())));
+    out::print(&lines(&rows))?;
+    if args.tensors {
+        let columns = ["name", "type", "shape", "bytes"];
+        out::print(&format!("\n{}", tensor_table(&columns, &tensors)))?;
+    }
+    Ok(())
+}
+
+/// The element types of a source and how many tensors have each.
+fn types(source: &dyn Source) -> String {
+    let mut n_of = std::collections::BTreeMap::new();
+    for t in source.tensors() {
+        *n_of.entry(t.dtype.as_str()).or_insert(0) += 1;
+    }
+    let each: Vec<String> = n_of
+        .iter()
+        .map(|(dtype, n)| format!("{n} {dtype}"))
+        .collect();
+    each.join(", ")
+}
+
+fn source_tensor(t: &SourceTensor) -> Value {
+    let shape = if t.vector {
+        t.cols.to_string()
+    } else {
+        format!("{} x {}", t.rows, t.cols)
+    };
+    json!({"name": t.name, "type": t.dtype, "shape": shape, "bytes": t.bytes})
 }
 
 fn tensor(t: &chaski_quant::container::TensorEntry) -> Value {
@@ -74,71 +170,75 @@ fn tensor(t: &chaski_quant::container::TensorEntry) -> Value {
     })
 }
 
-fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
-    let c = &m.config;
-    let mut rows: Vec<(String, String)> = Vec::new();
-    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
-    let n = weights.n_params();
-    row("file", format!("{}", args.file.display()));
-    row("size", out::bytes(weights.container().file_len()));
-    row("weights", {
-        let bits = 8.0 * weights.bytes() as f64 / n as f64;
-        format!("{n}, {bits:.3} bits each, {}", out::bytes(weights.bytes()))
-    });
-    row("architecture", c.arch.to_string());
-    row(
-        "layers",
-        format!(
-            "{} of width {}, feed-forward {}",
-            c.n_layers, c.dim, c.ffn_dim
-        ),
-    );
-    row(
-        "attention",
-        format!(
-            "{} heads of {}, {} KV heads",
-            c.n_heads, c.head_dim, c.n_kv_heads
-        ),
-    );
-    row("vocabulary", c.vocab_size.to_string());
-    row("context", format!("{} positions", c.max_seq_len));
-    let scaling = serde_json::to_string(&c.rope_scaling).unwrap_or_default();
-    row("rope", format!("theta {}, scaling {scaling}", c.rope_theta));
-    if let Some(window) = c.sliding_window {
-        row("sliding window", window.to_string());
-    }
-    row(
-        "output matrix",
-        if c.tied_embeddings {
-            "the embeddings"
-        } else {
-            "its own"
-        }
-        .to_owned(),
-    );
-    row(
-        "chat template",
-        if m.chat_template.is_some() {
-            "yes"
-        } else {
-            "none"
-        }
-        .to_owned(),
-    );
-    row(
-        "recipe",
-        format!("{} version {}", m.recipe.name, m.recipe.version),
-    );
-    row("converted by", m.provenance.converter.clone());
-    row("source", m.provenance.source.clone());
-    for note in &m.provenance.notes {
-        row("note", note.clone());
-    }
+fn yes_or_none(yes: bool) -> String {
+    if yes { "yes" } else { "none" }.to_owned()
+}
+
+/// Names on the left, values on the right.
+fn lines(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
-    let mut text: String = rows
-        .into_iter()
-        .map(|(name, value)| format!("{name:<width$}  {}\n", out::escaped(&value, "")))
-        .collect();
+    let line =
+        |(name, value): &(&str, String)| format!("{name:<width$}  {}\n", out::escaped(value, ""));
+    rows.iter().map(line).collect()
+}
+
+/// What the model is.
+fn config_rows(c: &Config) -> Vec<(&'static str, String)> {
+    let mut rows = vec![
+        ("architecture", c.arch.to_string()),
+        (
+            "layers",
+            format!(
+                "{} of width {}, feed-forward {}",
+                c.n_layers, c.dim, c.ffn_dim
+            ),
+        ),
+        (
+            "attention",
+            format!(
+                "{} heads of {}, {} KV heads",
+                c.n_heads, c.head_dim, c.n_kv_heads
+            ),
+        ),
+        ("vocabulary", c.vocab_size.to_string()),
+        ("context", format!("{} positions", c.max_seq_len)),
+    ];
+    let scaling = serde_json::to_string(&c.rope_scaling).unwrap_or_default();
+    rows.push(("rope", format!("theta {}, scaling {scaling}", c.rope_theta)));
+    if let Some(window) = c.sliding_window {
+        rows.push(("sliding window", window.to_string()));
+    }
+    let output = if c.tied_embeddings {
+        "the embeddings"
+    } else {
+        "its own"
+    };
+    rows.push(("output matrix", output.to_owned()));
+    rows
+}
+
+fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
+    let n = weights.n_params();
+    let bits = bits_per_weight(weights);
+    let mut rows = vec![
+        ("file", format!("{}", args.file.display())),
+        ("size", out::bytes(weights.container().file_len())),
+        (
+            "weights",
+            format!("{n}, {bits:.3} bits each, {}", out::bytes(weights.bytes())),
+        ),
+    ];
+    rows.extend(config_rows(&m.config));
+    rows.push(("chat template", yes_or_none(m.chat_template.is_some())));
+    let recipe = &m.recipe;
+    rows.push((
+        "recipe",
+        format!("{} version {}", recipe.name, recipe.version),
+    ));
+    rows.push(("converted by", m.provenance.converter.clone()));
+    rows.push(("source", m.provenance.source.clone()));
+    rows.extend(m.provenance.notes.iter().map(|note| ("note", note.clone())));
+    let mut text = lines(&rows);
     if !m.report.is_empty() {
         let mut table = vec![
             ["role", "type", "weights", "bytes", "error dB"]

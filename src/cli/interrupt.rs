@@ -1,6 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first one asks the work at hand to stop, a second one ends the
 //! program.
 
+use std::io::IsTerminal;
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, Ordering::SeqCst},
@@ -51,6 +52,17 @@ fn ignores_hangup() -> bool {
     reason = "the second Ctrl-C: whatever hangs shall not keep the user"
 )]
 fn leave() {
+    // The shell's prompt begins a line of its own, not the answer's. Whoever hangs may have the lock
+    // of standard error, so nothing waits for long.
+    if std::io::stderr().is_terminal() {
+        let line = std::thread::spawn(|| super::out::error_line(""));
+        for _ in 0..20 {
+            if line.is_finished() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
     std::process::exit(EXIT_STATUS.into());
 }
 

@@ -23,7 +23,7 @@ mod written;
 
 use std::{io, process::ExitCode};
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, builder::Resettable};
 
 use args::{Args, Command};
 
@@ -31,7 +31,7 @@ use args::{Args, Command};
 ///
 /// Exit status: 0 done, 1 what was asked for failed, 2 wrong use, 130 ended by Ctrl-C, SIGTERM or SIGHUP.
 pub(crate) fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = arguments();
     out::set_level(args.quiet, args.verbose);
     let done = match args.command {
         Command::Run(args) => run::run(&args),
@@ -60,6 +60,19 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line. An empty `CHASKI_THREADS` is none, as empty variables commonly are.
+fn arguments() -> Args {
+    let mut command = Args::command();
+    if std::env::var_os("CHASKI_THREADS").is_some_and(|threads| threads.is_empty()) {
+        for name in ["run", "convert", "plan", "eval"] {
+            command = command.mut_subcommand(name, |command| {
+                command.mut_arg("threads", |threads| threads.env(Resettable::Reset))
+            });
+        }
+    }
+    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
 }
 
 /// Whoever read our output has seen enough: `chaski run ... | head`.

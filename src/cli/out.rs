@@ -1,6 +1,7 @@
 //! Standard output is the answer, standard error is everything else.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{self, IsTerminal, Write},
     sync::atomic::{AtomicU8, Ordering},
@@ -73,6 +74,29 @@ pub(crate) fn escaped(text: &str, but: &str) -> String {
     shown
 }
 
+/// A model's words as they are shown: on a terminal its control characters, which could steer it, are
+/// told as `\u{1b}`; anywhere else the bytes are what the model said.
+fn answer(text: &str, on_terminal: bool) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !on_terminal || !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if steers(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// A piece of an answer on standard output, at once.
+pub(crate) fn print_answer(text: &str) -> io::Result<()> {
+    print(&answer(text, io::stdout().is_terminal()))
+}
+
 /// An error of standard output says so, and keeps its kind.
 fn named(e: io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("standard output cannot be written: {e}"))
@@ -96,12 +120,28 @@ pub(crate) fn print_line(line: impl Display) -> io::Result<()> {
 
 /// A JSON document on standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)
-        .map_err(io::Error::from)
-        .and_then(|()| writeln!(out))
-        .and_then(|()| out.flush())
-        .map_err(named)
+    let mut text = json(value).map_err(named)?;
+    text.push('\n');
+    print(&text)
+}
+
+/// `value` as JSON. RFC 8259 has the characters below U+0020 escaped; here the other control
+/// characters are, too, which terminals follow as well. They can only be inside of strings.
+fn json(value: &impl serde::Serialize) -> io::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    let steers = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    if !text.contains(steers) {
+        return Ok(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if steers(c) {
+            shown += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    Ok(shown)
 }
 
 /// `1.23 GiB` and the like; bytes below 1 KiB as they are.
@@ -176,6 +216,27 @@ mod tests {
             vec!["bcd".into(), "7".into()],
         ];
         assert_eq!(table(&rows), "a    10\nbcd   7\n");
+    }
+
+    #[test]
+    fn an_answer_steers_no_terminal_and_goes_to_a_file_as_it_is() {
+        let said = "a\x1b]0;x\x07\u{9b}2J\x7f\r\0\n\té\u{2067}";
+        assert_eq!(
+            answer(said, true),
+            "a\\u{1b}]0;x\\u{7}\\u{9b}2J\\u{7f}\\u{d}\\u{0}\n\té\u{2067}"
+        );
+        assert_eq!(answer(said, false), said);
+    }
+
+    #[test]
+    fn json_has_no_control_characters_but_its_own_lines() {
+        let said: String = ('\0'..='\u{a0}').chain("\"\\é".chars()).collect();
+        let text = json(&[&said]).unwrap();
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<[String; 1]>(&text).unwrap(), [said]);
     }
 
     #[test]

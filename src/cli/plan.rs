@@ -1,17 +1,48 @@
 //! `chaski plan`.
 
-use chaski::{Model, ModelOptions, plan::plan};
+use chaski::{
+    Model, ModelOptions,
+    plan::{MemoryPlan, plan, plan_config},
+};
 use serde_json::json;
 
-use super::{answer::session_options, args::PlanArgs, out, resolve};
+use super::{
+    answer::session_options,
+    args::PlanArgs,
+    out,
+    resolve::{self, Resolved},
+};
 
-/// Tells the memory that a model needs.
+/// Tells the memory that a model needs. What is not converted yet is not converted for that: the
+/// plan of the conversion tells as much.
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let model = Model::open(&path, &ModelOptions::default())?;
-    let plan = plan(&model, &session_options(&args.session))?;
+    let options = session_options(&args.session);
+    let (path, plan, converted): (_, MemoryPlan, _) = match resolve::look_up(
+        &args.model.model,
+        args.model.quant,
+    )? {
+        Resolved::File(path) => {
+            let model = Model::open(&path, &ModelOptions::default())?;
+            let plan = plan(&model, &options)?;
+            (path, plan, true)
+        }
+        Resolved::Source(source) => {
+            let file = resolve::planned(&source)?;
+            out::note(format_args!(
+                "note: {} is not converted yet: this is for {}, but for the tokenizer, which adds \
+                     some megabytes to the file",
+                source.name, source.quant
+            ));
+            let plan = plan_config(&file.config, file.file_bytes, &options)?;
+            (source.path, plan, false)
+        }
+    };
     if args.json {
-        let mut document = json!({"schema": 1, "model": path.display().to_string()});
+        let mut document = json!({
+            "schema": 1,
+            "model": path.display().to_string(),
+            "converted": converted,
+        });
         if let (Some(to), serde_json::Value::Object(from)) =
             (document.as_object_mut(), serde_json::to_value(plan)?)
         {

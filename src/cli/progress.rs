@@ -4,6 +4,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::out;
 
+/// Sets what a bar says. It may be the name of a file, which is not to steer the terminal.
+pub(crate) fn say(bar: &ProgressBar, what: &str) {
+    bar.set_message(out::escaped(what, ""));
+}
+
 /// A bar over `total` bytes with rate and time left; hidden where nobody would see it.
 pub(crate) fn bytes_bar(total: u64, what: &str) -> ProgressBar {
     if !out::wants_progress() {
@@ -14,7 +19,7 @@ pub(crate) fn bytes_bar(total: u64, what: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_message(what.to_owned());
+    say(&bar, what);
     bar
 }
 
@@ -24,7 +29,7 @@ pub(crate) fn spinner(what: String) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    bar.set_message(what);
+    say(&bar, &what);
     bar.enable_steady_tick(std::time::Duration::from_millis(120));
     bar
 }
@@ -38,6 +43,18 @@ pub(crate) fn steps_bar(total: u64, what: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta} left") {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_message(what.to_owned());
+    say(&bar, what);
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_bar_steers_no_terminal() {
+        let bar = ProgressBar::hidden();
+        say(&bar, "a\x1b[2J\n.chaski");
+        assert_eq!(bar.message(), "a\\u{1b}[2J\\u{a}.chaski");
+    }
 }

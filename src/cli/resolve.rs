@@ -9,17 +9,19 @@ use std::{
 
 use anyhow::{Context, bail};
 use chaski::catalog::{self, Catalog, Entry, FetchProgress};
-use chaski_convert::{ConvertOptions, Event, Recipe, Report, source};
+use chaski_convert::{ConvertOptions, ConvertPlan, Event, Recipe, Report, source};
 use chaski_quant::{
     QuantType,
-    container::{Container, MAGIC},
+    container::{Container, ContainerError, MAGIC},
 };
 use indicatif::ProgressBar;
 
 use super::{cache, interrupt, out, progress};
 
-/// Below this many bits a weight, a source lost more already than a conversion to the same size
-/// would show; it is kept at 8 bits unless told otherwise.
+/// Weights of so many bits or fewer, scales included, are codes of 5 bits or fewer and lost what those
+/// lose already; a source in which they are more than half is kept at 8 bits unless told otherwise. Of
+/// GGUF's types these are all up to Q5_1; of its mixtures all up to Q5_K_M, whose larger part is Q5_K
+/// (5.5), and not Q6_K (6.6).
 const FEW_BITS: f64 = 6.0;
 
 /// What a path is, by its content.
@@ -61,8 +63,7 @@ pub(crate) fn kind(path: &Path) -> anyhow::Result<Kind> {
         );
     }
     bail!(
-        "{}: neither a .chaski file nor a GGUF file (it begins with {start:02x?}); a safetensors \
-         checkpoint is given as its folder",
+        "{}: neither a .chaski file nor a GGUF file; a safetensors checkpoint is given as its folder",
         path.display()
     )
 }
@@ -89,8 +90,41 @@ pub(crate) fn source(model: &str) -> anyhow::Result<(PathBuf, String, Option<Qua
     Ok((file, model.to_owned(), Some(entry.quant)))
 }
 
-/// The `.chaski` file for MODEL, converted into the cache if need be.
-pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<PathBuf> {
+/// What MODEL stands for.
+pub(crate) enum Resolved {
+    /// A `.chaski` file, the user's or one of the cache.
+    File(PathBuf),
+    /// A source that no file of the cache was made of yet.
+    Source(Unconverted),
+}
+
+/// A source, and what is to be made of it.
+pub(crate) struct Unconverted {
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+    /// Its name for the record.
+    pub(crate) name: String,
+    /// The type to convert to.
+    pub(crate) quant: QuantType,
+    /// The file to be made.
+    target: PathBuf,
+    /// Why that type, if the catalogue says so.
+    note: Option<String>,
+}
+
+impl Unconverted {
+    fn options(&self) -> anyhow::Result<ConvertOptions> {
+        let mut options = ConvertOptions::new(Recipe::named(self.quant.name())?);
+        options.source_name = Some(self.name.clone());
+        // Another process may have made the same file meanwhile: the same bytes.
+        options.force = true;
+        options.allow_missing_tokenizer = true;
+        Ok(options)
+    }
+}
+
+/// What MODEL stands for; nothing is converted.
+pub(crate) fn look_up(model: &str, quant: Option<QuantType>) -> anyhow::Result<Resolved> {
     let path = Path::new(model);
     if path.exists() && kind(path)? == Kind::Chaski {
         if let Some(quant) = quant {
@@ -98,10 +132,10 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
                 "--quant {quant}: {model} is a .chaski file, its types are fixed; convert its source"
             );
         }
-        return Ok(path.to_owned());
+        return Ok(Resolved::File(path.to_owned()));
     }
     if let Some(found) = cached_catalogue(model, quant)? {
-        return Ok(found);
+        return Ok(Resolved::File(found));
     }
     let (source, name, default) = source(model)?;
     let quant = match quant.or(default) {
@@ -118,22 +152,46 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
         Some(entry) => catalogue_path(model, entry, quant)?,
         None => own_path(&name, &source, quant)?,
     };
-    if is_usable(&target) {
+    if is_usable(&target)? {
+        return Ok(Resolved::File(target));
+    }
+    Ok(Resolved::Source(Unconverted {
+        path: source,
+        name,
+        quant,
+        target,
+        note: entry.and_then(|entry| entry.note),
+    }))
+}
+
+/// The `.chaski` file for MODEL, converted into the cache if need be.
+pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<PathBuf> {
+    let source = match look_up(model, quant)? {
+        Resolved::File(path) => return Ok(path),
+        Resolved::Source(source) => source,
+    };
+    let target = source.target.clone();
+    // Held until the file is there: whoever asks for the same one waits and finds it.
+    let _lock = catalog::lock(&lock_path(&target), || {
+        out::note(format_args!(
+            "another chaski is converting {}: waiting for it",
+            source.name
+        ));
+    });
+    if is_usable(&target)? {
         return Ok(target);
     }
     out::note(format_args!(
-        "converting {name} to {quant}, kept in {}",
+        "converting {} to {}, kept in {}",
+        source.name,
+        source.quant,
         target.display()
     ));
-    if let Some(note) = entry.and_then(|entry| entry.note) {
+    if let Some(note) = &source.note {
         out::note(format_args!("({note})"));
     }
-    let mut options = ConvertOptions::new(Recipe::named(quant.name())?);
-    options.source_name = Some(name);
-    // Another process may have made the same file meanwhile: the same bytes.
-    options.force = true;
-    options.allow_missing_tokenizer = true;
-    let report = convert(&source, &target, &options)?;
+    let report = convert(&source.path, &target, &source.options()?)?;
+    remember_verified(&target);
     out::note(format_args!("{}", summary(&report)));
     Ok(target)
 }
@@ -161,20 +219,63 @@ pub(crate) fn resolve_unquantized(model: &str) -> anyhow::Result<PathBuf> {
     resolve(model, Some(qtype))
 }
 
-/// Whether a file of the cache is there and opens; a damaged one is made again.
-fn is_usable(cached: &Path) -> bool {
+/// The file that stands for the right to make `target`.
+fn lock_path(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// What a conversion would make of a source.
+pub(crate) fn planned(source: &Unconverted) -> anyhow::Result<ConvertPlan> {
+    let from = source::open(&source.path)?;
+    Ok(chaski_convert::plan(&*from, &source.options()?)?)
+}
+
+/// Whether a file of the cache is there and sound; a damaged one is made again.
+///
+/// Every byte of it is looked at where it is not the file that was looked at before (see
+/// [`cache::is_verified`]): an answer would not show that the weights are not those of the source.
+fn is_usable(cached: &Path) -> anyhow::Result<bool> {
     if !cached.exists() {
-        return false;
+        return Ok(false);
     }
-    match Container::open(cached) {
-        Ok(_) => true,
-        Err(e) => {
-            out::note(format_args!(
-                "note: {} is damaged and is made again: {e}",
-                cached.display()
-            ));
-            false
+    let checked = Container::open(cached).and_then(|container| {
+        if cache::is_verified(cached) {
+            return Ok(());
         }
+        verify(&container)?;
+        remember_verified(cached);
+        Ok(())
+    });
+    interrupt::follow()?;
+    if let Err(e) = &checked {
+        out::note(format_args!(
+            "note: {} is damaged and is made again: {e}",
+            cached.display()
+        ));
+    }
+    Ok(checked.is_ok())
+}
+
+/// Looks at every byte, with a progress bar.
+pub(crate) fn verify(container: &Container) -> Result<(), ContainerError> {
+    let bar = progress::bytes_bar(0, "verifying");
+    let checked = container.verify(|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    checked
+}
+
+/// Without the record the file is only verified again, the next time.
+fn remember_verified(cached: &Path) {
+    if let Err(e) = cache::set_verified(cached) {
+        out::detail(format_args!(
+            "that {} was verified cannot be recorded: {e}",
+            cached.display()
+        ));
     }
 }
 
@@ -189,7 +290,7 @@ fn cached_catalogue(model: &str, quant: Option<QuantType>) -> anyhow::Result<Opt
     }
     let quant = quant.unwrap_or(entry.quant);
     let path = catalogue_path(model, entry, quant)?;
-    Ok(is_usable(&path).then_some(path))
+    Ok(is_usable(&path)?.then_some(path))
 }
 
 /// Where the file of a catalogue entry is kept: its name has the start of its source's SHA-256.
@@ -223,20 +324,25 @@ fn own_path(name: &str, source: &Path, quant: QuantType) -> anyhow::Result<PathB
 /// The type of a source that nobody named one for.
 fn default_type(source: &Path) -> anyhow::Result<QuantType> {
     let source = source::open(source)?;
-    let matrices = || source.tensors().iter().filter(|t| !t.vector);
-    let weights: f64 = matrices().map(|t| t.rows as f64 * t.cols as f64).sum();
-    let bits: f64 = matrices()
-        .map(|t| t.bits_per_weight * t.rows as f64 * t.cols as f64)
-        .sum();
-    if bits / weights.max(1.0) < FEW_BITS {
-        out::note(format_args!(
-            "the source has {:.1} bits a weight: it is kept at q8, since fewer would lose once more \
-             (--quant chooses another type)",
-            bits / weights.max(1.0)
-        ));
-        return Ok(QuantType::Q8);
+    let matrices = source.tensors().iter().filter(|t| !t.vector);
+    let matrices = matrices.map(|t| (t.bits_per_weight, t.rows as f64 * t.cols as f64));
+    if !has_few_bits(matrices) {
+        return Ok(QuantType::Q4);
     }
-    Ok(QuantType::Q4)
+    out::note(format_args!(
+        "most weights of the source have {FEW_BITS} bits or fewer, scales included: it is kept at q8, \
+         since a smaller type would lose once more (--quant chooses another type)"
+    ));
+    Ok(QuantType::Q8)
+}
+
+/// Whether more than half of the weights of matrices (bits of each weight, number of weights) have
+/// few bits.
+fn has_few_bits(matrices: impl Iterator<Item = (f64, f64)>) -> bool {
+    let (few, all) = matrices.fold((0.0, 0.0), |(few, all), (bits, n)| {
+        (few + if bits <= FEW_BITS { n } else { 0.0 }, all + n)
+    });
+    2.0 * few > all
 }
 
 /// Converts with a progress bar; Ctrl-C stops it and leaves no file.
@@ -305,18 +411,57 @@ impl FetchProgress for Fetching {
         }
     }
 
+    fn absent(&self, source: &catalog::Source, _: &Path) {
+        // A file that nobody put there is no news.
+        out::detail(format_args!("{source}: it is not there"));
+    }
+
     fn failed(&self, source: &catalog::Source, why: &str) {
         self.bar.borrow().finish_and_clear();
-        // A file that nobody put there is no news; any other failure is.
-        match source {
-            catalog::Source::File { .. } => out::detail(format_args!("{source}: {why}")),
-            catalog::Source::Pypi { .. } => out::note(format_args!("{source}: {why}")),
-        }
+        out::note(format_args!("{source}: {why}"));
+    }
+
+    fn waiting(&self, name: &str) {
+        out::note(format_args!(
+            "another chaski is fetching {name}: waiting for it"
+        ));
     }
 
     fn bytes(&self, done: u64, total: u64) {
         if done == total {
             self.bar.borrow().finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_few_bits;
+
+    #[test]
+    fn most_of_the_weights_say_whether_a_source_has_few_bits() {
+        // Llama 3.2 1B: 973 million weights of layers, 263 million of embeddings. Q4_K_M has Q6_K in
+        // the embeddings and a sixth of the layers.
+        for (name, matrices, few) in [
+            ("Q4_0", &[(4.5, 1236e6)][..], true),
+            ("Q5_1", &[(6.0, 1236e6)], true),
+            (
+                "Q4_K_M",
+                &[(4.5, 811e6), (6.5625, 162e6), (6.5625, 263e6)],
+                true,
+            ),
+            (
+                "Q5_K_M",
+                &[(5.5, 811e6), (6.5625, 162e6), (6.5625, 263e6)],
+                true,
+            ),
+            ("Q4_0, F16 embeddings", &[(4.5, 973e6), (16.0, 263e6)], true),
+            ("Q6_K", &[(6.5625, 1236e6)], false),
+            ("Q8_0", &[(8.5, 1236e6)], false),
+            ("BF16", &[(16.0, 1236e6)], false),
+            ("nothing", &[], false),
+        ] {
+            assert_eq!(has_few_bits(matrices.iter().copied()), few, "{name}");
         }
     }
 }

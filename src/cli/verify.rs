@@ -6,11 +6,11 @@ use chaski_models::ModelMetadata;
 use chaski_quant::container::Container;
 use serde_json::json;
 
-use super::{args::VerifyArgs, out, progress};
+use super::{args::VerifyArgs, out, resolve};
 
 /// Checks every byte of some files; all are checked before the exit status tells.
 pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
-    let mut failed = 0;
+    let (mut failed, mut unread) = (0, 0);
     let mut results = Vec::new();
     for file in &args.files {
         let verdict = check(file);
@@ -18,13 +18,22 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
             Ok(_) => Vec::new(),
             Err(e) => e.chain().map(ToString::to_string).collect(),
         };
-        failed += usize::from(verdict.is_err());
+        // What is not there, or cannot be read, is neither sound nor damaged.
+        let is_unread = verdict.as_ref().is_err_and(|e| {
+            let io = |cause: &(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
+            e.chain().any(io)
+        });
+        unread += usize::from(is_unread);
+        failed += usize::from(verdict.is_err() && !is_unread);
         let name = file.display().to_string();
         if args.json {
             results.push(json!({"file": name, "ok": verdict.is_ok(), "errors": causes}));
         } else {
             match verdict {
                 Ok(bytes) => out::print_line(format_args!("{name}: ok, {}", out::bytes(bytes)))?,
+                Err(_) if is_unread => {
+                    out::error_line(format_args!("chaski: {name}: {}", causes.join(": ")));
+                }
                 Err(_) => out::print_line(format_args!("{name}: BAD: {}", causes.join(": ")))?,
             }
         }
@@ -32,21 +41,21 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     if args.json {
         out::print_json(&json!({"schema": 1, "files": results}))?;
     }
-    if failed > 0 {
-        bail!("{failed} of {} files are not sound", args.files.len());
+    let n = args.files.len();
+    match (failed, unread) {
+        (0, 0) => {}
+        (0, _) => bail!("{unread} of {n} files cannot be read"),
+        (_, 0) => bail!("{failed} of {n} files are not sound"),
+        _ => bail!("{failed} of {n} files are not sound, {unread} cannot be read"),
     }
     Ok(())
 }
 
 /// The file's length if every byte is as it was written and the tensors are those of the model.
 fn check(file: &std::path::Path) -> anyhow::Result<u64> {
+    std::fs::metadata(file)?;
     let container = Container::open(file)?;
-    let bar = progress::bytes_bar(0, "verifying");
-    container.verify(|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
+    resolve::verify(&container)?;
     let metadata = ModelMetadata::from_json(container.metadata())?;
     let bytes = container.file_len();
     let weights = Weights::bind(container, &metadata.config)?;

@@ -5,6 +5,8 @@ use std::{io, ptr};
 
 use memmap2::{Advice as MapAdvice, MmapMut};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::FileType,
     mm::{self, Advice},
     process::{Resource, getrlimit},
     thread::{CpuSet, sched_setaffinity},
@@ -32,6 +34,25 @@ pub(super) fn lock(bytes: &[u8]) -> Result<(), OsError> {
         limit: getrlimit(Resource::Memlock).current,
         cause: e.into(),
     })
+}
+
+pub(super) fn input_waits() -> bool {
+    let input = io::stdin();
+    let Ok(stat) = rustix::fs::fstat(&input) else {
+        return false;
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            let at = rustix::fs::tell(&input).unwrap_or(u64::MAX);
+            u64::try_from(stat.st_size).is_ok_and(|len| at < len)
+        }
+        FileType::Fifo | FileType::Socket => {
+            let mut polled = [PollFd::new(&input, PollFlags::IN)];
+            let now = Timespec::default();
+            poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::IN)
+        }
+        _ => false,
+    }
 }
 
 /// The whole pages that `bytes` touch, as an address and a length.

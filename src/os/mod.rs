@@ -8,6 +8,7 @@ use std::{error::Error, fmt, fs, io};
 
 mod cgroup;
 mod cpus;
+mod input;
 mod memory;
 mod topology;
 
@@ -21,6 +22,7 @@ mod other;
 use other as imp;
 
 pub use cpus::{allowed_cpus, check_cpus, parse_cpus, pin_thread};
+pub use input::input_waits;
 pub use memory::{HugePages, Memory, ReadAhead, copy_to_huge_pages, lock, memory, read_ahead};
 pub use topology::{default_threads, n_cpus};
 

@@ -38,3 +38,7 @@ pub(super) fn copy_to_huge_pages(_: &[u8]) -> Result<Huge, OsError> {
         what: "memory in huge pages (--hugepages)",
     })
 }
+
+pub(super) const fn input_waits() -> bool {
+    false
+}

@@ -107,14 +107,38 @@ fn a_checkpoint_is_converted_verified_inspected_and_run() {
         "-n",
         "6",
         "--json",
-        "--logprobs",
-        "2",
+        "--logprobs=2",
         "-s",
         "5",
     ];
     let first = place.json(&run);
     assert_eq!(first["token_ids"].as_array().unwrap().len(), 6, "{first}");
-    assert_eq!(first["tokens"][0]["top"].as_array().unwrap().len(), 2);
+    let top = &first["tokens"][0]["top"];
+    assert_eq!(top.as_array().unwrap().len(), 2);
+    assert!(
+        top[0]["text"].is_string() && top[0]["logprob"].is_number(),
+        "{top}"
+    );
+    assert_eq!(first["seed"], 5);
+    let value_less = [
+        "run",
+        "m.chaski",
+        "--json",
+        "--logprobs",
+        "ab",
+        "--raw",
+        "-n",
+        "1",
+        "--temp",
+        "0",
+    ];
+    let value_less = place.json(&value_less);
+    assert_eq!(
+        value_less["prompt_tokens"], first["prompt_tokens"],
+        "the prompt is the prompt"
+    );
+    assert!(value_less["tokens"][0]["logprob"].is_number());
+    assert!(value_less["seed"].is_null(), "nothing is drawn");
     assert_eq!(
         place.json(&run)["token_ids"],
         first["token_ids"],
@@ -155,6 +179,26 @@ fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
         "{mended:?}"
     );
     assert_eq!(first.stdout, mended.stdout);
+    // A bit of a weight, which no answer would show to be wrong.
+    let models = fs::read_dir(place.path().join("cache/models")).unwrap();
+    let mut models = models.map(|entry| entry.unwrap().path());
+    let cached = models.find(|path| path.extension().is_some_and(|e| e == "chaski"));
+    let cached = cached.unwrap();
+    let sound = fs::read(&cached).unwrap();
+    let container = Container::open(&cached).unwrap();
+    let at = container.data_range().end - 100;
+    drop(container);
+    let mut damaged = sound.clone();
+    damaged[at as usize] ^= 1;
+    fs::write(&cached, &damaged).unwrap();
+    assert!(Container::open(&cached).is_ok(), "the header tells already");
+    let mended = place.run(&run);
+    assert!(
+        String::from_utf8_lossy(&mended.stderr).contains("is damaged and is made again"),
+        "{mended:?}"
+    );
+    assert_eq!(first.stdout, mended.stdout);
+    assert!(fs::read(&cached).unwrap() == sound);
     let table = place.ok(&[
         "bench", "tiny", "--quants", "q4,q8", "-p", "8", "-n", "4", "-r", "2",
     ]);
@@ -395,6 +439,21 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
         (&["bench", "m.chaski", "-r", "0"], 2, "1..=10000"),
         (&["bench", "m.chaski", "-d", "16777216"], 1, "positions"),
         (&["verify", "tiny/config.json"], 1, "sound"),
+        (
+            &["verify", "m.chaski", "absent"],
+            1,
+            "1 of 2 files cannot be read",
+        ),
+        (
+            &["bench", "m.chaski", "--quants", "q4"],
+            1,
+            "--quants: m.chaski",
+        ),
+        (
+            &["convert", "tiny", "--quant", "q4", "-o", "absent/x"],
+            1,
+            "there is no folder absent",
+        ),
         (&["run", "tiny/config.json", "x"], 1, "neither"),
     ] {
         let err = place.fails(args, status);
@@ -501,6 +560,98 @@ fn a_standard_output_that_is_full_is_named() {
     let err = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(1), "{err}");
     assert!(err.contains("standard output"), "{err}");
+}
+
+#[test]
+fn what_is_not_converted_is_planned_and_shown_without_converting_it() {
+    let place = Place::new(Variant::Llama);
+    let plan = [
+        "plan", "tiny", "--quant", "q8", "-c", "128", "-t", "2", "--json",
+    ];
+    let before = place.json(&plan);
+    assert_eq!(before["converted"], false);
+    let models = place.path().join("cache/models");
+    assert_eq!(
+        fs::read_dir(&models).unwrap().count(),
+        0,
+        "something was made"
+    );
+    let shown = place.ok(&["inspect", "tiny", "--tensors"]);
+    for want in ["chaski convert", "BF16", "model.layers.0.", "vocabulary"] {
+        assert!(shown.contains(want), "{want}:\n{shown}");
+    }
+    let json = place.json(&["inspect", "tiny", "--json"]);
+    assert_eq!(json["kind"], "safetensors");
+    assert_eq!(json["bits_per_weight"], 16.0);
+    place.ok(&["run", "tiny", "ab", "--quant", "q8", "-n", "1"]);
+    let after = place.json(&plan);
+    assert_eq!(after["converted"], true);
+    for field in [
+        "kv_cache",
+        "activations",
+        "scratch",
+        "total_private",
+        "context_len",
+    ] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    let bytes = |plan: &Value| plan["weights_mapped"].as_u64().unwrap();
+    let tokenizer = bytes(&after) - bytes(&before);
+    assert!(tokenizer < 64 << 10, "{tokenizer}");
+    // What a conversion says of the bits of a weight, the file and its source say, too.
+    let report = place.json(&[
+        "convert", "tiny", "--quant", "q8", "-o", "m.chaski", "--json",
+    ]);
+    let file = place.json(&["inspect", "m.chaski", "--json"]);
+    assert_eq!(report["bits_per_weight"], file["bits_per_weight"]);
+    // The cache's own conversion allows what nobody asked for; here it made no difference.
+    let cached = fs::read_dir(&models)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    for file in cached.filter(|path| path.extension().is_some_and(|e| e == "chaski")) {
+        let shown = place.json(&["inspect", file.to_str().unwrap(), "--json"]);
+        assert!(shown["metadata"]["provenance"]["options"]["no-tokenizer"].is_null());
+    }
+}
+
+#[test]
+fn of_two_first_runs_at_once_one_converts() {
+    let place = Place::new(Variant::Llama);
+    let start = || {
+        let mut command = place.command(&["run", "tiny", "ab", "-n", "1", "--temp", "0"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let both = [start(), start()].map(|child| child.wait_with_output().unwrap());
+    let said = both
+        .each_ref()
+        .map(|out| String::from_utf8_lossy(&out.stderr));
+    assert!(both.iter().all(|out| out.status.success()), "{said:?}");
+    assert_eq!(both[0].stdout, both[1].stdout);
+    let converted = said.iter().filter(|s| s.contains("converting tiny to q4"));
+    assert_eq!(converted.count(), 1, "{said:?}");
+}
+
+#[test]
+fn threads_from_the_environment_may_be_empty_and_too_many_are_told() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let with = |threads: &str| {
+        let mut command = place.command(&["plan", "m.chaski"]);
+        command.env("CHASKI_THREADS", threads).output().unwrap()
+    };
+    let said = |out: &Output| String::from_utf8_lossy(&out.stderr).into_owned();
+    let empty = with("");
+    assert!(empty.status.success(), "{}", said(&empty));
+    let wrong = with("x");
+    assert_eq!(wrong.status.code(), Some(2), "{}", said(&wrong));
+    let many = with("1024");
+    assert!(
+        said(&many).contains("-t 1024 is more than the"),
+        "{}",
+        said(&many)
+    );
+    assert!(!said(&with("1")).contains("more than"));
 }
 
 /// What a killed or failed conversion may leave: nothing that opens.
@@ -694,6 +845,7 @@ fn a_folder_with_the_name_of_a_catalogue_entry_is_kept_as_what_it_is() {
         let mut names: Vec<_> = fs::read_dir(place.path().join("cache/models"))
             .unwrap()
             .map(|e| e.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().ends_with(".chaski"))
             .collect();
         names.sort();
         names
@@ -707,7 +859,7 @@ fn a_folder_with_the_name_of_a_catalogue_entry_is_kept_as_what_it_is() {
             let file = file.unwrap();
             fs::copy(file.path(), folder.join(file.file_name())).unwrap();
         }
-        place.ok(&["plan", folder.to_str().unwrap()]);
+        place.ok(&["run", folder.to_str().unwrap(), "ab", "-n", "1"]);
         seen += 1;
         assert_eq!(models().len(), seen, "{:?}", models());
     }

@@ -113,6 +113,10 @@ fn snapshots_of_reports() {
     );
     check("convert.txt", &shown(&place, &convert));
     check("inspect.txt", &shown(&place, &["inspect", "m.chaski"]));
+    check(
+        "inspect-source.txt",
+        &shown(&place, &["inspect", "tiny", "--tensors"]),
+    );
     check("verify.txt", &shown(&place, &["verify", "m.chaski"]));
     check(
         "plan.txt",
@@ -153,7 +157,7 @@ fn snapshots_of_errors() {
         &["run", "m.chaski", "-t", "0", "x"],
         &["run", "m.chaski", "--temp", "-1", "x"],
         &["run", "m.chaski", "--top-p", "2", "x"],
-        &["run", "m.chaski", "--logprobs", "2", "x"],
+        &["run", "m.chaski", "--logprobs=2", "x"],
         &["convert", "tiny"],
         &["convert", "tiny", "--quant", "q8", "-o", "m.chaski"],
         &["convert", "tiny", "--quant", "q8", "-t", "0"],
@@ -162,6 +166,9 @@ fn snapshots_of_errors() {
         &["inspect", "absent"],
         &["inspect", "text.txt"],
         &["verify", "cut.chaski", "m.chaski"],
+        &["verify", "absent", "m.chaski"],
+        &["bench", "m.chaski", "--quants", "q4"],
+        &["convert", "tiny", "--quant", "q8", "-o", "absent/x.chaski"],
         &["plan", "m.chaski", "-c", "99999999999"],
         &["eval", "m.chaski", "--text", "absent"],
         &["eval", "m.chaski", "--text", "text.txt"],

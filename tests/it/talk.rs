@@ -40,7 +40,19 @@ fn characters_without_a_token_are_told() {
         );
     }
     let out = place.run(&["run", "tiny", "ab", "--raw", "-n", "1"]);
-    assert!(!String::from_utf8_lossy(&out.stderr).contains("left out"));
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("no token"));
+    let unknown = changed("tokenizer.json", |json| {
+        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove("\u{104}").unwrap();
+        vocab.insert("zzz".to_owned(), id);
+        json["model"]["unk_token"] = json!("zzz");
+    });
+    let out = unknown.run(&["run", "tiny", text, "--raw", "-n", "1"]);
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        err.contains("2 made its unknown token, the first is U+0004"),
+        "{err}"
+    );
     fs::write(place.path().join("text"), "ab\u{4} ".repeat(40)).unwrap();
     let out = place.run(&[
         "eval", "tiny", "--text", "text", "--chunk", "16", "--chunks", "1",
@@ -119,6 +131,144 @@ fn standard_input_is_the_prompt_and_an_empty_one_is_none() {
     assert_eq!(out.status.code(), Some(1));
     let err = String::from_utf8(out.stderr).unwrap();
     assert!(err.contains("standard input is empty"), "{err}");
+}
+
+#[test]
+fn a_prompt_and_standard_input_are_joined_where_that_is_asked_for_and_else_told() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let args = |more: &[&'static str]| {
+        let own = [
+            "run", "m.chaski", "--raw", "--temp", "0", "-n", "4", "--json",
+        ];
+        [&own[..], more].concat()
+    };
+    let start = |more: &[&'static str]| {
+        let mut command = place.command(&args(more));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let with_input = |more: &[&'static str], text: &str| {
+        let mut child = start(more);
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let ids = |out: &std::process::Output| {
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        json["token_ids"].clone()
+    };
+    let said = |out: &std::process::Output| String::from_utf8_lossy(&out.stderr).into_owned();
+    let joined = with_input(&["ab", "-f", "-"], "cd\n");
+    let whole = place.run(&args(&["ab\n\ncd"]));
+    assert_eq!(ids(&joined), ids(&whole), "{}", said(&joined));
+    fs::write(place.path().join("text"), "cd").unwrap();
+    assert_eq!(ids(&place.run(&args(&["ab", "-f", "text"]))), ids(&whole));
+    let alone = place.run(&args(&["ab"]));
+    assert!(!said(&alone).contains("standard input"), "{}", said(&alone));
+    // A pipe that nobody writes to and nobody closes.
+    let mut silent = start(&["ab"]);
+    let _open = silent.stdin.take().unwrap();
+    let silent = silent.wait_with_output().unwrap();
+    assert_eq!(ids(&silent), ids(&alone));
+    assert!(
+        !said(&silent).contains("standard input"),
+        "{}",
+        said(&silent)
+    );
+    let unread = with_input(&["ab"], "cd\n");
+    assert_eq!(ids(&unread), ids(&alone));
+    if cfg!(target_os = "linux") {
+        let n_told = said(&unread).matches("standard input is not read").count();
+        assert_eq!(n_told, 1, "{}", said(&unread));
+        let file = fs::File::open(place.path().join("text")).unwrap();
+        let out = place.command(&args(&["ab"])).stdin(file).output().unwrap();
+        assert!(
+            said(&out).contains("standard input is not read"),
+            "{}",
+            said(&out)
+        );
+    }
+}
+
+#[test]
+fn the_end_at_a_stop_text_is_told() {
+    let place = Place::new(Variant::Llama);
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let run = ["run", "m.chaski", "ab", "--raw", "-n", "8", "--temp", "0"];
+    let text = place.json(&[&run[..], &["--json"]].concat())["text"].clone();
+    let stop: String = text.as_str().unwrap().chars().skip(1).take(1).collect();
+    let out = place.run(&[&run[..], &["--stop", &stop]].concat());
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        err.contains("ended at a stop text (--stop)"),
+        "{text} {err}"
+    );
+}
+
+#[test]
+fn a_checkpoint_whose_files_contradict_themselves_is_refused() {
+    let place = changed("generation_config.json", |json| {
+        json["repetition_penalty"] = json!(0);
+    });
+    let err = place.fails(&["convert", "tiny", "--quant", "q8"], 1);
+    assert!(
+        err.contains("repetition_penalty") && err.contains("above 0"),
+        "{err}"
+    );
+    let place = Place::new(Variant::Llama);
+    let config = place.path().join("tiny/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen('{', "{\"hidden_size\": 64,", 1)).unwrap();
+    let err = place.fails(&["convert", "tiny", "--quant", "q8"], 1);
+    assert!(err.contains("`hidden_size` stands twice"), "{err}");
+}
+
+/// `script` of util-linux gives the command a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_on_a_terminal_steers_nothing() {
+    let has_script = std::process::Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    if !has_script.is_ok_and(|status| status.success()) {
+        println!("skipped: there is no `script` to make a terminal with");
+        return;
+    }
+    // The end tokens are others, so that the answer goes on.
+    let place = changed("generation_config.json", |json| {
+        json["eos_token_id"] = json!([300]);
+    });
+    place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
+    let run = [
+        "run", "m.chaski", "ab", "--raw", "-n", "200", "-s", "1", "--temp", "100", "--top-k", "0",
+        "--top-p", "1", "--min-p", "0", "-q",
+    ];
+    let steers = |c: char| c.is_control() && !"\n\t\r".contains(c);
+    let piped = place.ok(&run);
+    assert!(
+        piped.contains(steers),
+        "the model says nothing of the kind: {piped:?}"
+    );
+    let command = format!("{} {}", env!("CARGO_BIN_EXE_chaski"), run.join(" "));
+    let out = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(place.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&out.stdout);
+    // The terminal itself answers the end of the input.
+    let shown = shown.trim_start_matches("^D\u{8}\u{8}");
+    assert!(
+        shown.contains("\\u{") && !shown.contains(steers),
+        "{shown:?}"
+    );
 }
 
 #[cfg(unix)]
@@ -224,14 +374,18 @@ fn a_chat_on_a_terminal_follows_its_commands() {
         json["turns"].as_array().unwrap().clone()
     };
     let text = chat(concat!(
-        "ab\n/stats\n/save one.json\n/regen\n/clear\n/save none.json\n/load one.json\n",
-        "/load absent.json\n/nonsense\nba\n/save two.json\n/exit\n"
+        "ab\n/stats\n/save one.json\n/regen\n/clear\n/stats\n/save none.json\n/load one.json\n",
+        "/load absent.json\n/nonsense\nba\n/save two.json\n/save two.json\n/save! two.json\n",
+        "/exit\n"
     ));
     for want in [
         "3 messages,",
         "positions used, seed 1",
         "saved 3 messages",
         "forgotten",
+        "1 message, 0 of",
+        "two.json exists already: /save! two.json replaces it",
+        "saved 5 messages",
         "saved 1 message\r\n",
         "absent.json",
         "there is no /nonsense",

@@ -142,7 +142,7 @@ pub(crate) fn metadata(
             .collect();
         told.insert("tensor-type".to_owned(), types.join(","));
     }
-    if options.allow_missing_tokenizer {
+    if options.allow_missing_tokenizer && tokenizer.is_none() {
         told.insert("no-tokenizer".to_owned(), "true".to_owned());
     }
     let files = plan.source.files.iter().map(|f| SourceFile {

@@ -253,6 +253,7 @@ fn generation_defaults_come_from_their_file_and_then_from_the_config() {
         ("eos_token_id", json!([-1])),
         ("bos_token_id", json!(1u64 << 32)),
         ("temperature", json!(-1)),
+        ("repetition_penalty", json!(0)),
         ("top_k", json!(0.5)),
         ("do_sample", json!("yes")),
     ] {

@@ -2,13 +2,47 @@
 
 use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use fancy_regex::Regex;
 
 use super::{
-    Specials, error::TokenizerError, normalize::Normalizers, spec::AddedToken,
-    vocab::MAX_TOKEN_BYTES,
+    error::TokenizerError, normalize::Normalizers, spec::AddedToken, vocab::MAX_TOKEN_BYTES,
 };
+
+/// Where in a text special tokens are parsed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Parsed<'r> {
+    Everywhere,
+    /// All but these ranges, which are in order: a token that reaches into one is none.
+    Outside(&'r [Range<usize>]),
+}
+
+impl Parsed<'_> {
+    /// No special token in a text of `len` bytes.
+    pub(super) fn nowhere(len: &Range<usize>) -> Parsed<'_> {
+        Parsed::Outside(std::slice::from_ref(len))
+    }
+
+    /// The stretches of a text of `len` bytes, and whether special tokens are parsed there.
+    fn stretches(self, len: usize) -> Vec<(Range<usize>, bool)> {
+        let Self::Outside(ranges) = self else {
+            return vec![(0..len, true)];
+        };
+        let mut stretches = Vec::with_capacity(2 * ranges.len() + 1);
+        let mut done = 0;
+        for range in ranges {
+            let start = range.start.clamp(done, len);
+            let end = range.end.clamp(start, len);
+            if start < end {
+                stretches.push((done..start, true));
+                stretches.push((start..end, false));
+                done = end;
+            }
+        }
+        stretches.push((done..len, true));
+        stretches
+    }
+}
 
 /// A part of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,24 +115,39 @@ impl AddedTokens {
             .map(|i| &self.tokens[i])
     }
 
+    /// Whether a special token is searched for in the normalised text.
+    pub(super) fn has_normalized_specials(&self) -> bool {
+        let mut tokens = self.tokens.iter();
+        tokens.any(|token| token.special && token.normalized)
+    }
+
     /// The parts of a text as given.
-    pub(super) fn split_raw(&self, text: &str, specials: Specials) -> Vec<Part> {
-        self.split(self.raw.as_ref(), text, specials)
+    pub(super) fn split_raw(&self, text: &str, parsed: Parsed<'_>) -> Vec<Part> {
+        self.split(self.raw.as_ref(), text, parsed)
     }
 
     /// The parts of a text that was normalised.
-    pub(super) fn split_normalized(&self, text: &str, specials: Specials) -> Vec<Part> {
-        self.split(self.normalized.as_ref(), text, specials)
+    pub(super) fn split_normalized(&self, text: &str, parsed: Parsed<'_>) -> Vec<Part> {
+        self.split(self.normalized.as_ref(), text, parsed)
     }
 
-    fn split(&self, search: Option<&Search>, text: &str, specials: Specials) -> Vec<Part> {
+    /// Each stretch is searched by itself, so that nothing in one can hide or make a token of
+    /// another; what is no token goes on from one to the next.
+    fn split(&self, search: Option<&Search>, text: &str, parsed: Parsed<'_>) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut done = 0;
-        if let Some(search) = search {
-            for found in search.automaton.find_iter(text) {
+        let Some(search) = search else {
+            return if text.is_empty() {
+                parts
+            } else {
+                vec![Part::Text(0..text.len())]
+            };
+        };
+        for (stretch, with_specials) in parsed.stretches(text.len()) {
+            for found in search.automaton.find_iter(Input::new(text).span(stretch)) {
                 let token = &self.tokens[search.tokens[found.pattern().as_usize()]];
                 let (mut start, mut end) = (found.start(), found.end());
-                if token.special && specials == Specials::AsText
+                if token.special && !with_specials
                     || token.single_word && !search.stands_alone(text, start, end)
                 {
                     continue;
@@ -113,7 +162,7 @@ impl AddedTokens {
                     parts.push(Part::Text(done..start));
                 }
                 parts.push(Part::Token(token.id));
-                done = end;
+                done = end.max(done);
             }
         }
         if done != text.len() {

@@ -1,8 +1,10 @@
 //! From a text to its tokens.
 
+use std::{borrow::Cow, ops::Range};
+
 use super::{
-    Encoded, Specials, TokenId, Tokenizer,
-    added::Part,
+    Encoded, TokenId, Tokenizer,
+    added::{Parsed, Part},
     error::TokenizerError,
     merges::{Merges, Scratch},
     spec::{Alphabet, Spec},
@@ -28,6 +30,8 @@ pub(super) struct Output {
     ids: Vec<TokenId>,
     n_dropped: usize,
     first_dropped: Option<char>,
+    n_unknown: usize,
+    first_unknown: Option<char>,
     symbols: Vec<u32>,
     scratch: Scratch,
 }
@@ -36,7 +40,7 @@ impl Tokenizer {
     pub(super) fn encode_text(
         &self,
         text: &str,
-        specials: Specials,
+        parsed: Parsed<'_>,
     ) -> Result<Encoded, TokenizerError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TokenizerError::TextTooLong {
@@ -45,11 +49,18 @@ impl Tokenizer {
             });
         }
         let mut out = Output::default();
-        for part in self.added.split_raw(text, specials) {
+        for part in self.added.split_raw(text, parsed) {
             match part {
                 Part::Token(id) => out.ids.push(TokenId(id)),
                 Part::Text(range) => {
-                    self.encode_part(&text[range.clone()], range.start == 0, specials, &mut out)?;
+                    let (part, is_first) = (&text[range.clone()], range.start == 0);
+                    match parsed {
+                        Parsed::Everywhere => self.encode_part(part, is_first, parsed, &mut out)?,
+                        Parsed::Outside(ranges) => {
+                            let ranges = within(ranges, &range);
+                            self.encode_part(part, is_first, Parsed::Outside(&ranges), &mut out)?;
+                        }
+                    }
                 }
             }
         }
@@ -57,6 +68,8 @@ impl Tokenizer {
             ids: out.ids,
             n_dropped: out.n_dropped,
             first_dropped: out.first_dropped,
+            n_unknown: out.n_unknown,
+            first_unknown: out.first_unknown,
         })
     }
 
@@ -65,12 +78,18 @@ impl Tokenizer {
         &self,
         part: &str,
         is_first: bool,
-        specials: Specials,
+        parsed: Parsed<'_>,
         out: &mut Output,
     ) -> Result<(), TokenizerError> {
-        let max = (NORMALIZED_BYTES + NORMALIZED_PER_BYTE * part.len()).min(MAX_NORMALIZED_BYTES);
-        let text = self.normalizers.apply(part, max)?;
-        for part in self.added.split_normalized(&text, specials) {
+        let text = self.normalized(part)?;
+        let parts = match parsed {
+            Parsed::Outside(ranges) if self.added.has_normalized_specials() => {
+                let ranges = self.normalized_ranges(part, &text, ranges)?;
+                self.added.split_normalized(&text, Parsed::Outside(&ranges))
+            }
+            _ => self.added.split_normalized(&text, Parsed::Everywhere),
+        };
+        for part in parts {
             match part {
                 Part::Token(id) => out.ids.push(TokenId(id)),
                 Part::Text(range) => {
@@ -85,9 +104,49 @@ impl Tokenizer {
         Ok(())
     }
 
+    fn normalized<'t>(&self, part: &'t str) -> Result<Cow<'t, str>, TokenizerError> {
+        let max = (NORMALIZED_BYTES + NORMALIZED_PER_BYTE * part.len()).min(MAX_NORMALIZED_BYTES);
+        self.normalizers.apply(part, max)
+    }
+
+    /// Where the `ranges` of `part` are in `text`, which is `part` normalised; what cannot be told
+    /// to be outside of them is inside.
+    ///
+    /// What is before a range and normalised by itself begins `text`, up to where the range had a
+    /// part in it; likewise with what is after it.
+    fn normalized_ranges(
+        &self,
+        part: &str,
+        text: &str,
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<Range<usize>>, TokenizerError> {
+        let found = self.added.split_normalized(text, Parsed::Everywhere);
+        let is_special = |part: &Part| match part {
+            Part::Token(id) => self.is_special(TokenId(*id)),
+            Part::Text(_) => false,
+        };
+        if !found.iter().any(is_special) {
+            return Ok(Vec::new());
+        }
+        if part == text {
+            return Ok(ranges.to_vec());
+        }
+        let same =
+            |pairs: &mut dyn Iterator<Item = (u8, u8)>| pairs.take_while(|(a, b)| a == b).count();
+        let place = |range: &Range<usize>| {
+            let before = self.normalized(&part[..range.start])?;
+            let after = self.normalized(&part[range.end..])?;
+            let start = same(&mut before.bytes().zip(text.bytes()));
+            let end = same(&mut after.bytes().rev().zip(text.bytes().rev()));
+            Ok(start..text.len() - end)
+        };
+        ranges.iter().map(place).collect()
+    }
+
     fn encode_piece(&self, piece: &str, out: &mut Output) {
         if self.spec.ignore_merges
             && let Some(id) = self.vocab.find(piece.as_bytes())
+            && !self.is_special(TokenId(id))
         {
             out.ids.push(TokenId(id));
             return;
@@ -122,13 +181,16 @@ impl Tokenizer {
     /// Leaves the tokens of `word` that the merges end in in `out.symbols`.
     pub(super) fn merge(&self, word: &str, out: &mut Output) {
         out.symbols.clear();
-        let n_dropped = out.n_dropped;
+        let (n_dropped, n_unknown) = (out.n_dropped, out.n_unknown);
         match self.spec.alphabet {
             Alphabet::Bytes => self.bytes_to_symbols(word.as_bytes(), out),
             Alphabet::Chars => self.chars_to_symbols(word, out),
         }
         if out.n_dropped > n_dropped && out.first_dropped.is_none() {
             out.first_dropped = word.chars().find(|&c| !self.has_tokens(c));
+        }
+        if out.n_unknown > n_unknown && out.first_unknown.is_none() {
+            out.first_unknown = word.chars().find(|&c| !self.has_tokens(c));
         }
         self.merges.apply(&mut out.symbols, &mut out.scratch);
     }
@@ -206,6 +268,7 @@ impl Tokenizer {
         match self.spec.unk {
             None => out.n_dropped += 1,
             Some(unk) => {
+                out.n_unknown += 1;
                 if *unknown && !self.spec.fuse_unk {
                     out.symbols.push(unk);
                 }
@@ -220,6 +283,16 @@ impl Tokenizer {
         }
         *unknown = false;
     }
+}
+
+/// The ranges inside of `part`, from its start on.
+fn within(ranges: &[Range<usize>], part: &Range<usize>) -> Vec<Range<usize>> {
+    let inside = |range: &Range<usize>| {
+        let start = range.start.max(part.start) - part.start;
+        let end = range.end.min(part.end).saturating_sub(part.start);
+        (start < end).then_some(start..end)
+    };
+    ranges.iter().filter_map(inside).collect()
 }
 
 /// Whether words can be merged apart: no merge joins something that ends in another character and

@@ -77,6 +77,18 @@ impl Merges {
             .collect()
     }
 
+    /// Drops the rules that end in one of `tokens`, which are sorted.
+    pub(super) fn drop_rules_to(&mut self, tokens: &[u32]) {
+        let is_dropped = |rule: &[u32; 3]| tokens.binary_search(&rule[2]).is_ok();
+        let mut slots = self.slots.iter().filter(|rule| rule.rank != NONE);
+        if !slots.any(|rule| is_dropped(&[0, 0, rule.token])) {
+            return;
+        }
+        let mut rules = self.rules();
+        rules.retain(|rule| !is_dropped(rule));
+        *self = Self::new(rules.into_iter());
+    }
+
     /// Where the rule of `pair` is or would be.
     fn slot(&self, pair: u64) -> usize {
         // Fibonacci hashing: the upper bits of the product depend on all bits of the pair.

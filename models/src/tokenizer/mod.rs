@@ -61,8 +61,10 @@ pub use error::TokenizerError;
 pub use fast::FAST_VERSION;
 pub use stream::{DecodeOptions, StreamDecoder, TextStart};
 
+use std::ops::Range;
+
 use crate::TokenId;
-use added::AddedTokens;
+use added::{AddedTokens, Parsed};
 use decode::Decoded;
 use encode::NO_TOKEN;
 use merges::Merges;
@@ -92,6 +94,11 @@ pub struct Encoded {
     pub n_dropped: usize,
     /// The first of these characters, as the text has it after normalisation.
     pub first_dropped: Option<char>,
+    /// How many characters (byte-level: bytes) had no token and became the unknown token, several in
+    /// a row perhaps one of it.
+    pub n_unknown: usize,
+    /// The first of these, as `first_dropped`.
+    pub first_unknown: Option<char>,
 }
 
 /// A vocabulary and the rules by which texts become tokens of it.
@@ -115,7 +122,15 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Puts the parts together; they have been checked.
-    fn new(spec: Spec, vocab: Vocab, merges: Merges) -> Result<Self, TokenizerError> {
+    fn new(spec: Spec, mut vocab: Vocab, mut merges: Merges) -> Result<Self, TokenizerError> {
+        // Where special tokens are parsed their texts never reach the merges; where they are not,
+        // no merge may make one.
+        let specials: Vec<u32> = (spec.added.iter().filter(|token| token.special))
+            .map(|token| token.id)
+            .filter(|&id| Some(id) != spec.unk && vocab.get(id).is_some())
+            .collect();
+        specials.iter().for_each(|&id| vocab.clear_whole(id));
+        merges.drop_rules_to(&specials);
         let normalizers = Normalizers::new(&spec.normalizers)?;
         let pre_tokenizers = PreTokenizers::new(&spec.pre_tokenizers)?;
         let added = AddedTokens::new(spec.added.clone(), &normalizers)?;
@@ -163,7 +178,7 @@ impl Tokenizer {
     /// [`TokenizerError::TextTooLong`] beyond 256 MiB, and [`TokenizerError::NormalizedTooLong`]
     /// where the normalizer makes far more of the text than it is.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<TokenId>, TokenizerError> {
-        Ok(self.encode_text(text, specials)?.ids)
+        Ok(self.encode_counted(text, specials)?.ids)
     }
 
     /// As [`encode`](Self::encode), and how much of the text has no token.
@@ -176,7 +191,40 @@ impl Tokenizer {
         text: &str,
         specials: Specials,
     ) -> Result<Encoded, TokenizerError> {
-        self.encode_text(text, specials)
+        match specials {
+            Specials::Parse => self.encode_text(text, Parsed::Everywhere),
+            Specials::AsText => self.encode_text(text, Parsed::nowhere(&(0..text.len()))),
+        }
+    }
+
+    /// The tokens of a text that a chat template rendered, in which somebody else wrote the ranges
+    /// `written` (bytes): special tokens are parsed outside of them only.
+    ///
+    /// A token that reaches into such a range, or that normalisation makes with a part of one, is
+    /// text. Where there is none the ids are those of [`Specials::Parse`] for the whole text: words
+    /// may begin before a range and end in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    ///
+    /// # Panics
+    ///
+    /// If the ranges are not in order, overlap, or do not begin and end at characters of the text.
+    pub fn encode_rendered(
+        &self,
+        text: &str,
+        written: &[Range<usize>],
+    ) -> Result<Encoded, TokenizerError> {
+        let mut done = 0;
+        for range in written {
+            assert!(
+                done <= range.start && text.get(range.clone()).is_some(),
+                "{range:?} is no range of the text, or not after the one before"
+            );
+            done = range.end;
+        }
+        self.encode_text(text, Parsed::Outside(written))
     }
 
     /// The token that has to stand before a raw text, if the model was trained with one: what

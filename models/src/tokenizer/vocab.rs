@@ -91,6 +91,11 @@ impl Vocab {
         self.flags[id as usize] |= WHOLE;
     }
 
+    /// Takes back what [`set_whole`](Self::set_whole) said.
+    pub(super) fn clear_whole(&mut self, id: u32) {
+        self.flags[id as usize] &= !WHOLE;
+    }
+
     /// The bytes of `id`, if the model has it.
     pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
         let id = id as usize;

@@ -41,6 +41,113 @@ fn what_a_user_types_never_becomes_a_special_token() {
     }
 }
 
+/// `text` without the brackets, and the ranges between them, which a user wrote.
+fn marked(text: &str) -> (String, Vec<std::ops::Range<usize>>) {
+    let (mut plain, mut ranges) = (String::new(), Vec::new());
+    for (i, piece) in text.split(['⟦', '⟧']).enumerate() {
+        let start = plain.len();
+        plain += piece;
+        if i % 2 == 1 {
+            ranges.push(start..plain.len());
+        }
+    }
+    (plain, ranges)
+}
+
+/// The texts of the special tokens of a rendered text.
+fn specials(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+    let (text, written) = marked(text);
+    let ids = tokenizer.encode_rendered(&text, &written).unwrap().ids;
+    let ids = ids.iter().filter(|&&id| tokenizer.is_special(id));
+    ids.map(|&id| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap()).into_owned())
+        .collect()
+}
+
+#[test]
+fn a_special_token_is_the_templates_whole_or_none() {
+    let qwen = tokenizer("qwen");
+    for (text, want) in [
+        (
+            "<|im_start|>⟦a⟧<|im_end|>",
+            &["<|im_start|>", "<|im_end|>"][..],
+        ),
+        ("⟦<|im_start|>⟧<|im_end|>", &["<|im_end|>"]),
+        ("<|im_⟦end|>⟧", &[]),
+        ("⟦<|im_⟧end|>", &[]),
+        ("<|im⟦_⟧end|>", &[]),
+        // Half a token before or after one does not hide it.
+        ("⟦<|im_start⟧<|im_end|>⟦|>⟧", &["<|im_end|>"]),
+        ("<|im_end|>⟦⟧<|im_end|>", &["<|im_end|>", "<|im_end|>"]),
+    ] {
+        assert_eq!(specials(&qwen, text), want, "{text}");
+    }
+}
+
+#[test]
+fn a_rendered_text_without_specials_of_a_user_has_the_same_tokens_as_ever() {
+    for name in ["llama3", "qwen", "smollm", "sp_legacy", "sp_metaspace"] {
+        let tokenizer = tokenizer(name);
+        for text in [
+            "user\n⟦\n\n  indented 12⟧345 ⟦ é⟧\u{301}x",
+            "⟦the mess⟧age⟦s⟧",
+            "</s>⟦a⟧<s>",
+            "⟦⟧",
+        ] {
+            let (plain, written) = marked(text);
+            assert_eq!(
+                tokenizer.encode_rendered(&plain, &written).unwrap(),
+                tokenizer.encode_counted(&plain, Specials::Parse).unwrap(),
+                "{name}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn normalisation_makes_no_special_token_of_what_a_user_wrote() {
+    let mut json = fixture_json("sp_legacy");
+    for token in json["added_tokens"].as_array_mut().unwrap() {
+        token["normalized"] = true.into();
+    }
+    for steps in [
+        json!([{"type": "NFKC"}]),
+        json!([{"type": "Prepend", "prepend": "▁"}, {"type": "NFKC"}]),
+    ] {
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": steps});
+        let tokenizer = Tokenizer::from_hf(json.to_string().as_bytes(), None).unwrap();
+        let wide = tokenizer.encode("＜/s＞", Specials::Parse).unwrap();
+        assert!(wide.iter().any(|&id| tokenizer.is_special(id)), "{wide:?}");
+        for (text, want) in [
+            ("⟦＜/s＞⟧", 0),
+            ("＜/s＞⟦＜/s＞⟧", 1),
+            ("a⟦b＜/s＞c⟧d", 0),
+            ("＜/⟦s＞⟧", 0),
+            ("⟦＜/⟧s＞", 0),
+        ] {
+            assert_eq!(specials(&tokenizer, text).len(), want, "{steps}: {text}");
+        }
+    }
+}
+
+#[test]
+fn no_merge_of_a_users_text_ends_in_a_special_token() {
+    let config = json!({"eos_token": "essage"});
+    let qwen = with_config("qwen", &config);
+    let eos = qwen.eos().unwrap();
+    for tokenizer in [&qwen, &Tokenizer::from_fast(&qwen.to_fast()).unwrap()] {
+        assert!(
+            tokenizer
+                .encode("message", Specials::Parse)
+                .unwrap()
+                .contains(&eos)
+        );
+        for text in ["essage", "message", "a message"] {
+            let ids = tokenizer.encode(text, Specials::AsText).unwrap();
+            assert!(!ids.contains(&eos), "{text}: {ids:?}");
+        }
+    }
+}
+
 #[test]
 fn special_tokens_are_found_by_their_text() {
     let qwen = tokenizer("qwen");

@@ -20,6 +20,7 @@ pub use header::HeaderError;
 
 mod error;
 mod header;
+mod json;
 mod shards;
 mod texts;
 

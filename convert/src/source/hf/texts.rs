@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{HfError, MAX_JSON};
+use super::{HfError, MAX_JSON, json};
 use crate::source::{Generation, SourceError, TokenizerFiles, read_small};
 
 /// Llama 3's `tokenizer.json` has 17 MB, Gemma's 33.
@@ -16,7 +16,7 @@ pub(super) fn object(dir: &Path, name: &str) -> Result<Option<Map<String, Value>
     let Some(bytes) = read_small(&path, MAX_JSON)? else {
         return Ok(None);
     };
-    match serde_json::from_slice(&bytes) {
+    match json::object(&bytes) {
         Ok(object) => Ok(Some(object)),
         Err(cause) => Err(HfError::Json { path, cause }.into()),
     }
@@ -111,7 +111,7 @@ pub(super) fn generation(
         top_k: field("top_k").uint()?,
         top_p: field("top_p").float()?,
         min_p: field("min_p").float()?,
-        repetition_penalty: field("repetition_penalty").float()?,
+        repetition_penalty: field("repetition_penalty").positive()?,
     })
 }
 
@@ -146,6 +146,13 @@ impl Field<'_> {
         match value.as_f64().map(|x| x as f32) {
             Some(x) if x.is_finite() && x >= 0.0 => Ok(Some(x)),
             _ => Err(self.error("a number that is not negative")),
+        }
+    }
+
+    fn positive(&self) -> Result<Option<f32>, SourceError> {
+        match self.float()? {
+            Some(0.0) => Err(self.error("a number above 0")),
+            number => Ok(number),
         }
     }
 
