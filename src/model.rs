@@ -9,7 +9,8 @@ use std::{
 
 use chaski_kernels_simd::{Kernels, LevelError};
 use chaski_models::{
-    Config, Role,
+    Config, Role, TokenId,
+    chat::{ChatError, ChatTemplate, SpecialTokens},
     metadata::{MetadataError, ModelMetadata},
     tokenizer::{Tokenizer, TokenizerError, decompress_canonical},
 };
@@ -217,6 +218,28 @@ impl Model {
     /// How long it took to open.
     pub const fn load_time(&self) -> Duration {
         self.load_time
+    }
+
+    /// The chat template, if the model came with one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, ChatError> {
+        let Some(source) = &self.metadata.chat_template else {
+            return Ok(None);
+        };
+        let ids = &self.metadata.tokenizer;
+        let text = |id: Option<TokenId>| {
+            let bytes = id.and_then(|id| tokenizer.token_bytes(id));
+            bytes.map(|b| String::from_utf8_lossy(b).into_owned())
+        };
+        let specials = SpecialTokens {
+            bos: text(ids.bos),
+            eos: text(ids.eos),
+            ..SpecialTokens::default()
+        };
+        ChatTemplate::new(source, specials).map(Some)
     }
 
     /// Loads the tokenizer: from its fast form, or, where that is of another version, from the

@@ -361,6 +361,11 @@ pub(crate) struct ConvertArgs {
     #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Option<usize>,
 
+    /// Compare the result with SRC on a text, UTF-8, and write the figures into the file: at most 40
+    /// chunks of 512 tokens, as `chaski eval --certify` does
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) certify: Option<PathBuf>,
+
     /// Convert a checkpoint that has no tokenizer.json; the result can be measured, not talked to
     #[arg(long)]
     pub(crate) no_tokenizer: bool,
@@ -387,6 +392,11 @@ pub(crate) struct VerifyArgs {
     /// The .chaski files
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
+
+    /// Also check that this machine finds the tokens, chat texts and logits that the file was made
+    /// with
+    #[arg(long)]
+    pub(crate) self_test: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -426,6 +436,11 @@ pub(crate) struct EvalArgs {
     /// Measure the error that each role and each layer adds: all but its matrices as in REFERENCE
     #[arg(long, requires = "against")]
     pub(crate) per_layer: bool,
+
+    /// Write the figures into MODEL's file, as its certificate, with the error of each role on the
+    /// first 8 chunks
+    #[arg(long, requires = "against", conflicts_with = "round_activations")]
+    pub(crate) certify: bool,
 
     /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
     /// cost by themselves

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::{
     Model, ModelOptions, Session, SessionOptions,
-    eval::{Chunks, Comparison, Perplexity, Report, compare, perplexity},
+    certify::{self, Measured},
+    eval::{Chunks, Comparison, PartsError, Perplexity, Report, compare, perplexity},
 };
 use chaski_models::{
     TokenId,
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{Dropped, kv_type, tell_threads},
-    args::EvalArgs,
+    args::{EvalArgs, KvArg, ModelArgs},
     interrupt, out,
     parts::Parts,
     progress, resolve,
@@ -31,6 +32,10 @@ use super::{
 
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
+/// Chunks on which roles are measured for a certificate.
+const ROLE_CHUNKS: usize = 8;
+/// Most chunks that a conversion measures.
+const CERTIFY_CHUNKS: usize = 40;
 
 /// A model and a text as its tokens.
 struct Opened {
@@ -96,7 +101,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
     let opened = Opened::new(path, &text)?;
     match reference {
-        Some(reference) => run_against(args, &opened, &Opened::new(reference, &text)?),
+        Some(reference) => {
+            let reference = Opened::new(reference, &text)?;
+            let document = run_against(args, &opened, &reference, &text)?;
+            document.map_or(Ok(()), |document| Ok(out::print_json(&document)?))
+        }
         None => run_alone(args, &opened),
     }
 }
@@ -122,7 +131,49 @@ fn run_alone(args: &EvalArgs, opened: &Opened) -> anyhow::Result<()> {
     Ok(out::print_json(&document)?)
 }
 
-fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::Result<()> {
+/// Measures `FILE`, which was made of `against`, and writes its certificate; prints nothing on
+/// standard output.
+pub(crate) fn certify(
+    file: &Path,
+    against: &str,
+    text: &Path,
+    threads: Option<usize>,
+) -> anyhow::Result<()> {
+    let args = EvalArgs {
+        model: ModelArgs {
+            model: file.display().to_string(),
+            quant: None,
+        },
+        text: text.to_owned(),
+        against: Some(against.to_owned()),
+        per_layer: false,
+        certify: true,
+        round_activations: false,
+        chunk: 512,
+        chunks: Some(CERTIFY_CHUNKS),
+        threads,
+        kv: KvArg::F16,
+        json: true,
+    };
+    let text = text::read_file(text, MAX_CORPUS_BYTES)
+        .with_context(|| format!("the text {} cannot be read", text.display()))?;
+    let reference = Opened::new(resolve::resolve_unquantized(against)?, &text)?;
+    run_against(
+        &args,
+        &Opened::new(file.to_owned(), &text)?,
+        &reference,
+        &text,
+    )?;
+    Ok(())
+}
+
+/// Prints the figures, unless a document is asked for, which is then the result.
+fn run_against(
+    args: &EvalArgs,
+    opened: &Opened,
+    reference: &Opened,
+    text: &str,
+) -> anyhow::Result<Option<Value>> {
     same_vocabulary(opened, reference)?;
     let chunks = opened.chunks(args)?;
     let mut session = opened.session(args, args.round_activations)?;
@@ -141,14 +192,53 @@ fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::
     let report = compared[0].report();
     drop((session, reference_session));
     let options = session_options(args);
-    let measure = || Parts::measure(&chunks, &reference.model, &opened.model, &options);
-    let parts = args.per_layer.then(measure).transpose()?;
+    let measure = |chunks: &Chunks<'_>| {
+        let (reference, model) = (&reference.model, &opened.model);
+        Parts::measure(chunks, reference, model, &options, args.per_layer)
+    };
+    let parts = match args.per_layer {
+        true => Some(measure(&chunks)?),
+        false => None,
+    };
+    if args.certify {
+        let roles = match &parts {
+            Some(parts) => parts.reports(),
+            // The file can be certified without them.
+            None => match measure(&chunks.first(ROLE_CHUNKS)) {
+                Ok(parts) => parts.reports(),
+                Err(e)
+                    if e.downcast_ref::<PartsError>()
+                        .is_some_and(PartsError::is_hybrid) =>
+                {
+                    out::note(format_args!("note: {e}: {}", e.root_cause()));
+                    Vec::new()
+                }
+                Err(e) => return Err(e),
+            },
+        };
+        let certificate = Measured {
+            model: &opened.model,
+            reference: &reference.model,
+            text_name: &text_name(&args.text),
+            text,
+            kv: kv_name(args.kv),
+            chunks: &chunks,
+            report: &report,
+            roles: &roles,
+        }
+        .certificate();
+        certify::write(&opened.path, &certificate)?;
+        out::note(format_args!(
+            "the certificate is written into {}",
+            opened.path.display()
+        ));
+    }
     if !args.json {
         out::print_line(report)?;
         if let Some(parts) = &parts {
             out::print(&format!("\n{}", parts.table(&report)))?;
         }
-        return Ok(());
+        return Ok(None);
     }
     let mut document = document(args, opened, begin);
     document["reference"] = json!(reference.path.display().to_string());
@@ -159,7 +249,21 @@ fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::
     if let Some(parts) = &parts {
         document["parts"] = parts.json();
     }
-    Ok(out::print_json(&document)?)
+    Ok(Some(document))
+}
+
+/// The name of a text for the record.
+fn text_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+const fn kv_name(kv: KvArg) -> &'static str {
+    match kv {
+        KvArg::F32 => "f32",
+        KvArg::F16 => "f16",
+        KvArg::Q8 => "q8",
+    }
 }
 
 /// What both kinds of measurement say of themselves.

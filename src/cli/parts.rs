@@ -17,14 +17,16 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Measures every role and every layer of `model` beside `reference`.
+    /// Measures every role of `model` beside `reference`, and with `layers` every layer.
     pub(crate) fn measure(
         chunks: &Chunks<'_>,
         reference: &Model,
         model: &Model,
         options: &SessionOptions,
+        layers: bool,
     ) -> anyhow::Result<Self> {
-        let parts = Part::all(model.config());
+        let mut parts = Part::all(model.config());
+        parts.retain(|part| layers || matches!(part, Part::Role(_)));
         let bar = progress::steps_bar(0, "chunks of parts");
         let step = |done: usize, of: usize| {
             bar.set_length(of as u64);
@@ -43,6 +45,14 @@ impl Parts {
         Ok(Self {
             measured: measured.into_iter().map(figures).collect(),
         })
+    }
+
+    /// The figures by part.
+    pub(crate) fn reports(&self) -> Vec<(Part, Report)> {
+        self.measured
+            .iter()
+            .map(|&(part, _, report)| (part, report))
+            .collect()
     }
 
     /// A list of documents.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use chaski::catalog::{self, Catalog, Entry, FetchProgress};
+use chaski::{
+    catalog::{self, Catalog, Entry, FetchProgress},
+    self_test,
+};
 use chaski_convert::{ConvertOptions, ConvertPlan, Event, Recipe, Report, source};
 use chaski_quant::{
     QuantType,
@@ -373,7 +376,20 @@ pub(crate) fn convert(
     let source = source::open(source)?;
     let report = chaski_convert::convert(&*source, target, options, &events);
     bar.borrow().finish_and_clear();
-    Ok(report?)
+    let mut report = report?;
+    // The file is of use without.
+    match self_test::write(target) {
+        Ok(made) if made.logits.is_none() => {
+            out::note("note: the model's logits are not finite: it cannot be run")
+        }
+        Ok(_) => report.file_bytes = fs::metadata(target)?.len(),
+        Err(e) => {
+            let cause =
+                std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
+            out::note(format_args!("note: the file has no self-test: {e}{cause}"));
+        }
+    }
+    Ok(report)
 }
 
 /// One line about a conversion.

@@ -170,6 +170,14 @@ impl<'t> Chunks<'t> {
         })
     }
 
+    /// The first `n` of them, or all.
+    pub fn first(self, n: usize) -> Self {
+        Self {
+            n: self.n.min(n),
+            ..self
+        }
+    }
+
     /// Number of chunks.
     pub const fn n(&self) -> usize {
         self.n

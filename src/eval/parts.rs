@@ -67,6 +67,13 @@ pub enum PartsError {
     Eval(EvalError<SessionError>),
 }
 
+impl PartsError {
+    /// Whether the two files cannot lend each other matrices.
+    pub const fn is_hybrid(&self) -> bool {
+        matches!(self, Self::Hybrid(_))
+    }
+}
+
 impl fmt::Display for PartsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
