@@ -1,6 +1,6 @@
 //! The self-test of a file: made at conversion, checked on any machine.
 
-use std::{error::Error, fmt, path::Path, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use chaski_models::{
     TokenId,
@@ -9,7 +9,7 @@ use chaski_models::{
     self_test::{Fingerprint, GoldenChat, GoldenText, SELF_TEST, SELF_TEST_VERSION, SelfTest},
     tokenizer::{Specials, Tokenizer, TokenizerError},
 };
-use chaski_quant::container::{ContainerError, rewrite_metadata};
+use chaski_quant::container::{AtomicFile, ContainerError};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -38,6 +38,8 @@ const TEXTS: [&str; 10] = [
 
 /// Tokens of the prompt of a file without a tokenizer, and the most of any.
 const PROMPT_LEN: usize = 24;
+/// The longest prompt that is read: a file must not decide how much memory a check takes.
+const MAX_PROMPT: usize = 4096;
 /// What `strftime_now` says in the conversations: 2025-01-15 12:00 UTC.
 const NOW: i64 = 1_736_942_400;
 
@@ -63,6 +65,11 @@ pub enum SelfTestError {
     Version {
         /// Its version.
         got: u32,
+    },
+    /// Its prompt is too long to be one of ours.
+    Prompt {
+        /// Its tokens.
+        len: usize,
     },
     /// A text has other tokens.
     Tokens {
@@ -102,6 +109,10 @@ impl fmt::Display for SelfTestError {
             Self::Version { got } => write!(
                 f,
                 "the file's self-test is of version {got}, this program reads {SELF_TEST_VERSION}"
+            ),
+            Self::Prompt { len } => write!(
+                f,
+                "the prompt of the file's self-test has {len} tokens, at most {MAX_PROMPT} are read"
             ),
             Self::Tokens { text, at } => write!(
                 f,
@@ -212,19 +223,22 @@ pub fn make(model: &Arc<Model>) -> Result<SelfTest, SelfTestError> {
     })
 }
 
-/// Makes the self-test of the file at `path` and writes it into the file's metadata.
+/// Makes the self-test of a file that is about to get its name, and writes it into the file's
+/// metadata.
 ///
 /// # Errors
 ///
 /// As [`make`], and if the file cannot be opened or written.
-pub fn write(path: &Path) -> Result<SelfTest, SelfTestError> {
-    let model = Model::open(path, &ModelOptions::default()).map_err(SelfTestError::Open)?;
+pub fn write(file: &AtomicFile) -> Result<SelfTest, SelfTestError> {
+    let container = file.open().map_err(SelfTestError::Write)?;
+    let model = Model::from_container(container, file.target(), &ModelOptions::default());
+    let model = model.map_err(SelfTestError::Open)?;
     let mut metadata = model.metadata().clone();
     let made = make(&Arc::new(model))?;
     let value = serde_json::to_value(&made).map_err(SelfTestError::Form)?;
     metadata.extensions.insert(SELF_TEST.to_owned(), value);
     let json = metadata.to_json().map_err(SelfTestError::Metadata)?;
-    rewrite_metadata(path, &json).map_err(SelfTestError::Write)?;
+    file.rewrite_metadata(&json).map_err(SelfTestError::Write)?;
     Ok(made)
 }
 
@@ -267,6 +281,10 @@ pub fn check(model: &Arc<Model>) -> Result<Checked, SelfTestError> {
     }
     let mut positions = 0;
     if let Some(logits) = &want.logits {
+        let len = logits.prompt.len();
+        if len > MAX_PROMPT {
+            return Err(SelfTestError::Prompt { len });
+        }
         let found = fingerprint(model, &logits.prompt).map_err(SelfTestError::Run)?;
         if found != *logits {
             let mut pairs = found.top.iter().zip(&logits.top);

@@ -46,6 +46,10 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             folder.display()
         );
     }
+    // A text that cannot be read is told before the work is done.
+    if let Some(text) = &args.certify {
+        eval::read_text(text)?;
+    }
     let report = resolve::convert(&path, &target, &options)?;
     if let Some(text) = &args.certify {
         eval::certify(&target, &args.src, text, args.threads)?;

@@ -91,11 +91,16 @@ fn session_options(args: &EvalArgs) -> SessionOptions {
     }
 }
 
+/// A text to measure on.
+pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
+    text::read_file(path, MAX_CORPUS_BYTES)
+        .with_context(|| format!("the text {} cannot be read", path.display()))
+}
+
 /// Measures perplexity, or compares with a reference.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     tell_threads(args.threads);
-    let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
-        .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
+    let text = read_text(&args.text)?;
     let reference = args.against.as_deref();
     let reference = reference.map(resolve::resolve_unquantized).transpose()?;
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
@@ -155,8 +160,7 @@ pub(crate) fn certify(
         kv: KvArg::F16,
         json: true,
     };
-    let text = text::read_file(text, MAX_CORPUS_BYTES)
-        .with_context(|| format!("the text {} cannot be read", text.display()))?;
+    let text = read_text(text)?;
     let reference = Opened::new(resolve::resolve_unquantized(against)?, &text)?;
     run_against(
         &args,

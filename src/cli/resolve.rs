@@ -15,7 +15,7 @@ use chaski::{
 use chaski_convert::{ConvertOptions, ConvertPlan, Event, Recipe, Report, source};
 use chaski_quant::{
     QuantType,
-    container::{Container, ContainerError, MAGIC},
+    container::{AtomicFile, Container, ContainerError, MAGIC},
 };
 use indicatif::ProgressBar;
 
@@ -365,6 +365,7 @@ pub(crate) fn convert(
                 *bar.borrow_mut() = progress::bytes_bar(source_bytes, "converting");
             }
             Event::Advance { source_bytes, .. } => bar.borrow().set_position(source_bytes),
+            Event::Written(file) => bar.borrow().suspend(|| add_self_test(file)),
             _ => {}
         }
         if interrupt::asked() {
@@ -376,20 +377,23 @@ pub(crate) fn convert(
     let source = source::open(source)?;
     let report = chaski_convert::convert(&*source, target, options, &events);
     bar.borrow().finish_and_clear();
-    let mut report = report?;
+    Ok(report?)
+}
+
+/// Lets a file that was written vouch for itself.
+fn add_self_test(file: &AtomicFile) {
     // The file is of use without.
-    match self_test::write(target) {
+    match self_test::write(file) {
         Ok(made) if made.logits.is_none() => {
-            out::note("note: the model's logits are not finite: it cannot be run")
+            out::note("note: the model's logits are not finite: it cannot be run");
         }
-        Ok(_) => report.file_bytes = fs::metadata(target)?.len(),
+        Ok(_) => {}
         Err(e) => {
             let cause =
                 std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
             out::note(format_args!("note: the file has no self-test: {e}{cause}"));
         }
     }
-    Ok(report)
 }
 
 /// One line about a conversion.

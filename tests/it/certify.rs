@@ -101,6 +101,11 @@ fn what_differs_from_the_self_test_is_told() {
             json!([]),
             "cannot be read",
         ),
+        (
+            "/extensions/self_test/logits/prompt",
+            json!(vec![1; 5000]),
+            "5000 tokens, at most 4096",
+        ),
         ("/extensions/self_test/version", json!(2), "version 2"),
         ("/extensions/self_test/texts", json!(3), "expected form"),
         ("/extensions/self_test", json!([]), "expected form"),
@@ -216,8 +221,10 @@ fn a_certificate_is_written_shown_and_bound_to_its_tensors() {
     let n = ["convert", "tiny", "--quant", "q4", "-o", "n.chaski"];
     place.ok(&n);
     fs::write(place.path().join("text"), text.repeat(4)).unwrap();
-    let certified = [&n[..], &["--force", "--certify", "text", "-q"]].concat();
-    place.ok(&certified);
+    let certify = |text| [&n[..], &["--force", "--certify", text, "-q"]].concat();
+    let err = place.fails(&certify("absent"), 1);
+    assert!(err.contains("absent") && path.exists(), "{err}");
+    place.ok(&certify("text"));
     let shown = place.json(&["inspect", "n.chaski", "--json"]);
     let certificate = &shown["metadata"]["extensions"]["certificate"];
     assert_eq!(certificate["text"]["chunk"], 512);
