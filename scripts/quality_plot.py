@@ -5,7 +5,7 @@
 
 The table has a line for each file that was measured:
 
-  model,engine,type,calibrated,file_bytes,tokenizer_bytes,kld,kld_error,same_top
+  model,engine,type,calibrated,chunks,file_bytes,tokenizer_bytes,kld,kld_error,same_top
 
 Bytes are the file's less its tokenizer's. Both axes are logarithmic. Files of one engine and kind are
 joined in the order of their bytes. The floor, if the table has one (type `floor`), is a line.
