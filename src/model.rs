@@ -9,7 +9,8 @@ use std::{
 
 use chaski_kernels_simd::{Kernels, LevelError};
 use chaski_models::{
-    Config,
+    Config, Role, TokenId,
+    chat::{ChatError, ChatTemplate, SpecialTokens},
     metadata::{MetadataError, ModelMetadata},
     tokenizer::{Tokenizer, TokenizerError, decompress_canonical},
 };
@@ -17,7 +18,7 @@ use chaski_quant::container::{Container, ContainerError, SectionKind};
 
 use crate::{
     os::{self, OsError},
-    weights::{Weights, WeightsError},
+    weights::{HybridError, Weights, WeightsError},
 };
 
 /// A `.chaski` file, mapped and checked. Share it between sessions behind an `Arc`.
@@ -174,6 +175,21 @@ impl Model {
         })
     }
 
+    /// This model with the matrices of `other` for which `is_taken` says so; see
+    /// [`Weights::take_from`]. Its metadata stay those of this one.
+    ///
+    /// # Errors
+    ///
+    /// The two are not of one kind.
+    pub fn with_matrices_of(
+        mut self,
+        other: Self,
+        is_taken: impl Fn(Role, Option<usize>) -> bool,
+    ) -> Result<Self, HybridError> {
+        self.weights.take_from(other.weights, is_taken)?;
+        Ok(self)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -202,6 +218,28 @@ impl Model {
     /// How long it took to open.
     pub const fn load_time(&self) -> Duration {
         self.load_time
+    }
+
+    /// The chat template, if the model came with one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, ChatError> {
+        let Some(source) = &self.metadata.chat_template else {
+            return Ok(None);
+        };
+        let ids = &self.metadata.tokenizer;
+        let text = |id: Option<TokenId>| {
+            let bytes = id.and_then(|id| tokenizer.token_bytes(id));
+            bytes.map(|b| String::from_utf8_lossy(b).into_owned())
+        };
+        let specials = SpecialTokens {
+            bos: text(ids.bos),
+            eos: text(ids.eos),
+            ..SpecialTokens::default()
+        };
+        ChatTemplate::new(source, specials).map(Some)
     }
 
     /// Loads the tokenizer: from its fast form, or, where that is of another version, from the

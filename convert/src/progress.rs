@@ -2,10 +2,12 @@
 
 use std::ops::ControlFlow;
 
+use chaski_quant::container::AtomicFile;
+
 use crate::note::Note;
 
 /// What a conversion tells, in this order: notes, `Start`, `Advance` many times, `Finish` at least
-/// once.
+/// once, `Written`.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -27,6 +29,9 @@ pub enum Event<'a> {
     },
     /// The tensors are done; digests, metadata and the disk are waited for.
     Finish,
+    /// Everything is written and the file is about to get its name: the moment to look at it, and
+    /// to put into its metadata what only the whole file tells.
+    Written(&'a AtomicFile),
 }
 
 /// Hears of a conversion's progress, and may stop it.

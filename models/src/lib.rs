@@ -39,6 +39,7 @@
 //! model.
 
 pub mod arch;
+pub mod certificate;
 pub mod chat;
 pub mod config;
 pub mod forward;
@@ -46,6 +47,7 @@ pub mod metadata;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 pub mod rope;
+pub mod self_test;
 pub mod tensors;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

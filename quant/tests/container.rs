@@ -403,6 +403,28 @@ fn an_unfinished_file_does_not_open() {
 }
 
 #[test]
+fn metadata_are_renewed_before_a_file_has_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.chaski");
+    let file = AtomicFile::create(&path, false).unwrap();
+    let plan = || DataPlan::new(vec![matrix("m", QuantType::F16, 32, 32)]).unwrap();
+    let mut writer = ContainerWriter::new(file, plan()).unwrap();
+    writer.write(0, &[0; 2048]).unwrap();
+    let file = writer.finish("{\"a\": 1}", &[]).unwrap();
+    assert_eq!(file.open().unwrap().metadata(), "{\"a\": 1}");
+    let long = format!("{{\"a\": \"{}\"}}", "x".repeat(5000));
+    assert!(file.rewrite_metadata("[]").is_err());
+    file.rewrite_metadata(&long).unwrap();
+    assert_eq!(file.open().unwrap().metadata(), long);
+    assert!(!path.exists());
+    file.commit().unwrap();
+    let mut writer = ContainerWriter::new(Cursor::new(Vec::new()), plan()).unwrap();
+    writer.write(0, &[0; 2048]).unwrap();
+    let want = writer.finish(&long, &[]).unwrap().into_inner();
+    assert!(std::fs::read(&path).unwrap() == want);
+}
+
+#[test]
 fn an_open_file_survives_its_replacement() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.chaski");

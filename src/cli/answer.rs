@@ -14,7 +14,7 @@ use chaski::{
 };
 use chaski_models::{
     TokenId,
-    chat::{ChatTemplate, Message, Moment, RenderOptions, SpecialTokens},
+    chat::{ChatTemplate, Message, Moment, RenderOptions},
     tokenizer::{Encoded, Specials, TextStart, Tokenizer},
 };
 use chaski_quant::scalar::attention::KvType;
@@ -262,25 +262,12 @@ impl Talker {
             options.seed
         ));
         let sampler = Sampler::new(options, model.config().vocab_size)?;
-        let template =
-            match &model.metadata().chat_template {
-                Some(source) if !raw => {
-                    let ids = &model.metadata().tokenizer;
-                    let text = |id: Option<TokenId>| {
-                        let id = id.filter(|&id| tokenizer.token_bytes(id).is_some());
-                        id.map(|id| token_text(&tokenizer, id))
-                    };
-                    let specials = SpecialTokens {
-                        bos: text(ids.bos),
-                        eos: text(ids.eos),
-                        ..SpecialTokens::default()
-                    };
-                    Some(ChatTemplate::new(source, specials).context(
-                        "the model's chat template cannot be used; --raw goes without it",
-                    )?)
-                }
-                _ => None,
-            };
+        let template = match raw {
+            true => None,
+            false => model
+                .chat_template(&tokenizer)
+                .context("the model's chat template cannot be used; --raw goes without it")?,
+        };
         let options = SessionOptions {
             cpus: cpus(host),
             ..session_options(session)

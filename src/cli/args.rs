@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Tell the memory that a model needs, before it is loaded
     Plan(PlanArgs),
-    /// Measure perplexity on a text
+    /// Measure perplexity on a text, and how far a model is from its reference
     Eval(EvalArgs),
     /// Measure tokens per second
     Bench(BenchArgs),
@@ -361,6 +361,11 @@ pub(crate) struct ConvertArgs {
     #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Option<usize>,
 
+    /// Compare the result with SRC on a text, UTF-8, and write the figures into the file: at most 40
+    /// chunks of 512 tokens, as `chaski eval --certify` does
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) certify: Option<PathBuf>,
+
     /// Convert a checkpoint that has no tokenizer.json; the result can be measured, not talked to
     #[arg(long)]
     pub(crate) no_tokenizer: bool,
@@ -387,6 +392,11 @@ pub(crate) struct VerifyArgs {
     /// The .chaski files
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
+
+    /// Also check that this machine finds the tokens, chat texts and logits that the file was made
+    /// with
+    #[arg(long)]
+    pub(crate) self_test: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -416,6 +426,26 @@ pub(crate) struct EvalArgs {
     /// The text to measure on, UTF-8
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
+
+    /// Compare with REFERENCE, such as the model's unquantised source: a .chaski file, a checkpoint
+    /// folder or a GGUF file (these are converted once without loss, to f32 unless all their
+    /// matrices are f16 or all bf16)
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) against: Option<String>,
+
+    /// Measure the error that each role and each layer adds: all but its matrices as in REFERENCE
+    #[arg(long, requires = "against")]
+    pub(crate) per_layer: bool,
+
+    /// Write the figures into MODEL's file, as its certificate, with the error of each role on the
+    /// first 8 chunks
+    #[arg(long, requires = "against", conflicts_with = "round_activations")]
+    pub(crate) certify: bool,
+
+    /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
+    /// cost by themselves
+    #[arg(long)]
+    pub(crate) round_activations: bool,
 
     /// Tokens of a chunk; the last half of each is scored
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = from_to(4, MAX_CONTEXT as u64))]

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use anyhow::{Context, bail};
 use chaski_convert::{ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source};
 
-use super::{args::ConvertArgs, out, resolve};
+use super::{args::ConvertArgs, eval, out, resolve};
 
 /// Converts a checkpoint, or tells what that would do.
 pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
@@ -46,7 +46,14 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             folder.display()
         );
     }
+    // A text that cannot be read is told before the work is done.
+    if let Some(text) = &args.certify {
+        eval::read_text(text)?;
+    }
     let report = resolve::convert(&path, &target, &options)?;
+    if let Some(text) = &args.certify {
+        eval::certify(&target, &args.src, text, args.threads)?;
+    }
     if args.json {
         return Ok(out::print_json(&report)?);
     }

@@ -1,9 +1,12 @@
 //! `chaski inspect`.
 
 use anyhow::Context;
-use chaski::weights::Weights;
+use chaski::{
+    certify::{self, Certified},
+    weights::Weights,
+};
 use chaski_convert::source::{self, Source, SourceTensor};
-use chaski_models::{Config, ModelMetadata};
+use chaski_models::{Config, ModelMetadata, certificate::Figure, self_test::SELF_TEST};
 use chaski_quant::container::{Container, TensorKind};
 use serde_json::{Value, json};
 
@@ -217,6 +220,56 @@ fn config_rows(c: &Config) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// What the file says of its quality.
+fn certificate_rows(weights: &Weights, m: &ModelMetadata) -> Vec<(&'static str, String)> {
+    let certificate = match certify::read(weights.container(), m) {
+        Certified::Yes(certificate) => certificate,
+        Certified::No => return vec![("certificate", "none".to_owned())],
+        Certified::OfOthers => {
+            let told = "of other tensors: they were exchanged after it was written";
+            return vec![("certificate", told.to_owned())];
+        }
+        Certified::Unreadable(why) => return vec![("certificate", format!("unreadable: {why}"))],
+    };
+    let (text, reference) = (&certificate.text, &certificate.reference);
+    let figure = |f: &Figure, unit: f64, digits: usize| {
+        format!("{:.digits$} ± {:.digits$}", unit * f.value, unit * f.error)
+    };
+    let files: Vec<_> = reference
+        .files
+        .iter()
+        .map(|f| format!("{} {}", f.name, &f.sha256))
+        .collect();
+    let mut rows = vec![
+        (
+            "certificate",
+            format!(
+                "on {} ({} bytes, SHA-256 {}), {} chunks of {}, {} positions, {} KV cache, by {}",
+                text.name,
+                text.bytes,
+                text.sha256,
+                text.chunks,
+                text.chunk,
+                certificate.positions,
+                certificate.kv,
+                certificate.measured_by,
+            ),
+        ),
+        (
+            "  against",
+            format!("{} of {}", reference.main_type, files.join(", ")),
+        ),
+        ("  mean KLD", figure(&certificate.kl_divergence, 1.0, 6)),
+        ("  same top", figure(&certificate.same_top, 100.0, 3) + " %"),
+        ("  perplexity", figure(&certificate.perplexity, 1.0, 4)),
+        ("  its ratio", figure(&certificate.perplexity_ratio, 1.0, 5)),
+    ];
+    for (role, kld) in &certificate.roles {
+        rows.push(("  KLD of", format!("{role} alone: {}", figure(kld, 1.0, 6))));
+    }
+    rows
+}
+
 fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
     let n = weights.n_params();
     let bits = bits_per_weight(weights);
@@ -237,6 +290,21 @@ fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
     ));
     rows.push(("converted by", m.provenance.converter.clone()));
     rows.push(("source", m.provenance.source.clone()));
+    for file in &m.provenance.files {
+        let (name, bytes) = (&file.name, file.bytes);
+        rows.push((
+            "source file",
+            format!("{name}, {bytes} bytes, SHA-256 {}", file.sha256),
+        ));
+    }
+    for (option, value) in &m.provenance.options {
+        rows.push(("option", format!("{option} {value}")));
+    }
+    rows.push((
+        "self-test",
+        yes_or_none(m.extensions.contains_key(SELF_TEST)),
+    ));
+    rows.extend(certificate_rows(weights, m));
     rows.extend(m.provenance.notes.iter().map(|note| ("note", note.clone())));
     let mut text = lines(&rows);
     if !m.report.is_empty() {

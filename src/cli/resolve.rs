@@ -8,11 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use chaski::catalog::{self, Catalog, Entry, FetchProgress};
+use chaski::{
+    catalog::{self, Catalog, Entry, FetchProgress},
+    self_test,
+};
 use chaski_convert::{ConvertOptions, ConvertPlan, Event, Recipe, Report, source};
 use chaski_quant::{
     QuantType,
-    container::{Container, ContainerError, MAGIC},
+    container::{AtomicFile, Container, ContainerError, MAGIC},
 };
 use indicatif::ProgressBar;
 
@@ -196,6 +199,29 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
     Ok(target)
 }
 
+/// The `.chaski` file for a reference, converted into the cache without loss if need be: to the type
+/// of its matrices if that is f16 or bf16 for all of them, else to f32, which holds what GGUF's block
+/// types decode to.
+pub(crate) fn resolve_unquantized(model: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() && kind(path)? == Kind::Chaski {
+        return resolve(model, None);
+    }
+    let (path, ..) = source(model)?;
+    let source = source::open(&path)?;
+    let mut matrices = source.tensors().iter().filter(|t| !t.vector);
+    let all =
+        |qtype: QuantType, t: &source::SourceTensor| t.dtype.eq_ignore_ascii_case(qtype.name());
+    let same = [QuantType::F16, QuantType::BF16]
+        .into_iter()
+        .find(|&qtype| matrices.clone().all(|t| all(qtype, t)));
+    let qtype = match matrices.next() {
+        Some(_) => same.unwrap_or(QuantType::F32),
+        None => QuantType::F32,
+    };
+    resolve(model, Some(qtype))
+}
+
 /// The file that stands for the right to make `target`.
 fn lock_path(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
@@ -339,6 +365,7 @@ pub(crate) fn convert(
                 *bar.borrow_mut() = progress::bytes_bar(source_bytes, "converting");
             }
             Event::Advance { source_bytes, .. } => bar.borrow().set_position(source_bytes),
+            Event::Written(file) => bar.borrow().suspend(|| add_self_test(file)),
             _ => {}
         }
         if interrupt::asked() {
@@ -351,6 +378,22 @@ pub(crate) fn convert(
     let report = chaski_convert::convert(&*source, target, options, &events);
     bar.borrow().finish_and_clear();
     Ok(report?)
+}
+
+/// Lets a file that was written vouch for itself.
+fn add_self_test(file: &AtomicFile) {
+    // The file is of use without.
+    match self_test::write(file) {
+        Ok(made) if made.logits.is_none() => {
+            out::note("note: the model's logits are not finite: it cannot be run");
+        }
+        Ok(_) => {}
+        Err(e) => {
+            let cause =
+                std::error::Error::source(&e).map_or_else(String::new, |c| format!(": {c}"));
+            out::note(format_args!("note: the file has no self-test: {e}{cause}"));
+        }
+    }
 }
 
 /// One line about a conversion.

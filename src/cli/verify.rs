@@ -1,7 +1,12 @@
 //! `chaski verify`.
 
+use std::{path::Path, sync::Arc};
+
 use anyhow::bail;
-use chaski::weights::Weights;
+use chaski::{
+    Model, ModelOptions,
+    self_test::{self, Checked},
+};
 use chaski_models::ModelMetadata;
 use chaski_quant::container::Container;
 use serde_json::json;
@@ -13,7 +18,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let (mut failed, mut unread) = (0, 0);
     let mut results = Vec::new();
     for file in &args.files {
-        let verdict = check(file);
+        let verdict = check(file, args.self_test);
         let causes: Vec<String> = match &verdict {
             Ok(_) => Vec::new(),
             Err(e) => e.chain().map(ToString::to_string).collect(),
@@ -27,10 +32,24 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         failed += usize::from(verdict.is_err() && !is_unread);
         let name = file.display().to_string();
         if args.json {
-            results.push(json!({"file": name, "ok": verdict.is_ok(), "errors": causes}));
+            let mut result = json!({"file": name, "ok": verdict.is_ok(), "errors": causes});
+            if let Ok((_, Some(c))) = &verdict {
+                result["self_test"] =
+                    json!({"texts": c.texts, "chats": c.chats, "positions": c.positions});
+            }
+            results.push(result);
         } else {
             match verdict {
-                Ok(bytes) => out::print_line(format_args!("{name}: ok, {}", out::bytes(bytes)))?,
+                Ok((bytes, checked)) => {
+                    let bytes = out::bytes(bytes);
+                    let self_test = checked.map_or_else(String::new, |c| {
+                        format!(
+                            ", self-test passed: {} texts, {} chats, logits at {} positions",
+                            c.texts, c.chats, c.positions
+                        )
+                    });
+                    out::print_line(format_args!("{name}: ok, {bytes}{self_test}"))?;
+                }
                 Err(_) if is_unread => {
                     out::error_line(format_args!("chaski: {name}: {}", causes.join(": ")));
                 }
@@ -51,14 +70,19 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file's length if every byte is as it was written and the tensors are those of the model.
-fn check(file: &std::path::Path) -> anyhow::Result<u64> {
+/// The file's length if every byte is as it was written and the tensors are those of the model; and
+/// what its self-test checked, if it was asked for.
+fn check(file: &Path, self_test: bool) -> anyhow::Result<(u64, Option<Checked>)> {
     std::fs::metadata(file)?;
     let container = Container::open(file)?;
     resolve::verify(&container)?;
     let metadata = ModelMetadata::from_json(container.metadata())?;
     let bytes = container.file_len();
-    let weights = Weights::bind(container, &metadata.config)?;
-    chaski::model::check_tokenizer(weights.container(), &metadata)?;
-    Ok(bytes)
+    let model = Model::from_container(container, file, &ModelOptions::default())?;
+    chaski::model::check_tokenizer(model.weights().container(), &metadata)?;
+    let checked = match self_test {
+        true => Some(self_test::check(&Arc::new(model))?),
+        false => None,
+    };
+    Ok((bytes, checked))
 }

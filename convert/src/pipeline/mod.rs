@@ -106,6 +106,7 @@ pub fn convert(
         let mut file = buffer
             .into_inner()
             .map_err(|e| ContainerError::Write(e.into_error()))?;
+        go_on(progress.event(Event::Written(&file)))?;
         let len = file.seek(SeekFrom::End(0)).map_err(ContainerError::Write)?;
         file.commit()?;
         Ok((stats, len))

@@ -5,8 +5,10 @@
 //! put into calls. A backend implements the [`Phases`] and hands itself to [`walk`].
 
 pub mod kv;
+mod observe;
 mod rows;
 
+pub use observe::{Observed, Site};
 pub use rows::{BackendError, Row, RowLimits, check_rows, n_logits};
 
 /// The verbs of a forward pass over the rows of one call.

@@ -9,7 +9,11 @@ use std::{
 
 use tempfile::{Builder, NamedTempFile};
 
-use super::error::ContainerError;
+use super::{
+    error::ContainerError,
+    reader::Container,
+    renew::{Failure, rewrite},
+};
 
 /// What is between the target's name and this, in a temporary name, is random.
 const SUFFIX: &str = ".part";
@@ -75,6 +79,31 @@ impl AtomicFile {
     /// The name that the file is going to have.
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// Opens what was written, a whole container.
+    ///
+    /// # Errors
+    ///
+    /// As [`Container::open`].
+    pub fn open(&self) -> Result<Container, ContainerError> {
+        Container::open_unnamed(self.file.path())
+    }
+
+    /// Replaces the metadata of what was written, a whole container, as
+    /// [`rewrite_metadata`](super::rewrite_metadata) does with a file that has its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`rewrite_metadata`](super::rewrite_metadata).
+    pub fn rewrite_metadata(&self, metadata: &str) -> Result<(), ContainerError> {
+        rewrite(self.file.as_file(), self.open()?, metadata).map_err(|failure| match failure {
+            Failure::Refused(e) => e,
+            Failure::Io(source) => ContainerError::WriteFile {
+                path: self.target.clone(),
+                source,
+            },
+        })
     }
 
     /// Makes the file durable and gives it its name.

@@ -56,7 +56,12 @@ impl Container {
         if is_temporary(path.as_ref()) {
             return Err(ContainerError::Unfinished);
         }
-        let mapped = Mapped::open(path.as_ref())?;
+        Self::open_unnamed(path.as_ref())
+    }
+
+    /// The same, whatever the file's name.
+    pub(super) fn open_unnamed(path: &Path) -> Result<Self, ContainerError> {
+        let mapped = Mapped::open(path)?;
         let index = Index::parse(mapped.bytes())?;
         Ok(Self {
             bytes: Bytes::Mapped(mapped),

@@ -71,15 +71,30 @@ pub fn rewrite_metadata(path: impl AsRef<Path>, metadata: &str) -> Result<(), Co
             path: path.to_owned(),
         });
     }
-    let container = Container::open(path)?;
+    rewrite(&file, Container::open(path)?, metadata).map_err(|source| match source {
+        Failure::Refused(e) => e,
+        Failure::Io(source) => ContainerError::WriteFile {
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// Why a renewal failed.
+pub(super) enum Failure {
+    /// The metadata, or what is there, is not fit for it.
+    Refused(ContainerError),
+    /// The file could not be written.
+    Io(io::Error),
+}
+
+/// Renews the metadata of `file`, which is open as `container` too.
+pub(super) fn rewrite(file: &File, container: Container, metadata: &str) -> Result<(), Failure> {
     let header = container.index().header.clone();
-    let steps = plan_steps(header, container.metadata(), metadata)?;
+    let steps = plan_steps(header, container.metadata(), metadata).map_err(Failure::Refused)?;
     // Windows does not shorten a file that is mapped.
     drop(container);
-    run(&file, &steps).map_err(|source| ContainerError::WriteFile {
-        path: path.to_owned(),
-        source,
-    })
+    run(file, &steps).map_err(Failure::Io)
 }
 
 /// A change of the file that is on the disk before the next one begins.

@@ -26,6 +26,9 @@
 //! codes         the nearest at the scales that the file holds
 //! ```
 //!
+//! With an importance of the columns the sums are weighted by it. With [`Feedback`] the groups are
+//! searched one after the other, each on its weights and what the columns before it lost.
+//!
 //! Every lane does the same elementwise operations and sums over `k` in order; there is no fused
 //! operation and no library function whose last bit could differ. So equal rows give equal bytes on
 //! every machine, wherever a row stands in its tile and whatever its neighbours are.
@@ -47,6 +50,7 @@
 
 mod coarse;
 mod error;
+mod feedback;
 mod float;
 mod grid;
 mod pack;
@@ -55,6 +59,7 @@ mod scales;
 mod trial;
 
 pub use error::{QuantizeError, TileStats};
+pub use feedback::Feedback;
 
 use grid::{Codebook, Grid, Linear};
 use panel::Panel;
@@ -125,6 +130,62 @@ impl Quantizer {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) -> Result<TileStats, QuantizeError> {
+        self.check_tile(rows, out);
+        let cols = rows[0].len();
+        let importance = importance.map(|i| normalized(i, cols)).transpose()?;
+        let importance = importance.as_deref().filter(|i| !i.is_empty());
+
+        out.fill(0);
+        match self.qtype {
+            QuantType::F32 | QuantType::F16 | QuantType::BF16 => {
+                float::write_tile(self.qtype, rows, out)
+            }
+            QuantType::Q4 => quantize::<Codebook<32>>(rows, importance, out),
+            QuantType::Q4H => quantize::<Codebook<16>>(rows, importance, out),
+            QuantType::Q5 => quantize::<Linear<16>>(rows, importance, out),
+            QuantType::Q6 => quantize::<Linear<32>>(rows, importance, out),
+            QuantType::Q8 => quantize::<Linear<127>>(rows, importance, out),
+        }
+    }
+}
+
+impl Quantizer {
+    /// As [`quantize_tile`](Self::quantize_tile), with error feedback: each column makes up for what
+    /// the columns before it lost, as far as their activations go together; see [`Feedback`].
+    ///
+    /// Also returns the error of the tile's outputs that the feedback expects: the sum over its rows
+    /// of `e H e^T`, with `e` the row's error and `H` the matrix that the feedback was made of. Float
+    /// types ignore the feedback; theirs is 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize_tile`](Self::quantize_tile).
+    ///
+    /// # Panics
+    ///
+    /// Also if the rows have another length than the feedback.
+    pub fn quantize_tile_with_feedback(
+        &self,
+        rows: &[&[f32]],
+        feedback: &Feedback,
+        out: &mut [u8],
+    ) -> Result<(TileStats, f64), QuantizeError> {
+        self.check_tile(rows, out);
+        assert_eq!(rows[0].len(), feedback.cols(), "columns of the feedback");
+        out.fill(0);
+        match self.qtype {
+            QuantType::F32 | QuantType::F16 | QuantType::BF16 => {
+                Ok((float::write_tile(self.qtype, rows, out)?, 0.0))
+            }
+            QuantType::Q4 => feedback::quantize::<Codebook<32>>(rows, feedback, out),
+            QuantType::Q4H => feedback::quantize::<Codebook<16>>(rows, feedback, out),
+            QuantType::Q5 => feedback::quantize::<Linear<16>>(rows, feedback, out),
+            QuantType::Q6 => feedback::quantize::<Linear<32>>(rows, feedback, out),
+            QuantType::Q8 => feedback::quantize::<Linear<127>>(rows, feedback, out),
+        }
+    }
+
+    fn check_tile(&self, rows: &[&[f32]], out: &[u8]) {
         assert!(
             (1..=TILE_ROWS).contains(&rows.len()),
             "{} rows in a tile",
@@ -140,20 +201,6 @@ impl Quantizer {
             Err(error) => panic!("{error}"),
         };
         assert_eq!(out.len(), tile_bytes, "bytes of a tile");
-        let importance = importance.map(|i| normalized(i, cols)).transpose()?;
-        let importance = importance.as_deref().filter(|i| !i.is_empty());
-
-        out.fill(0);
-        match self.qtype {
-            QuantType::F32 | QuantType::F16 | QuantType::BF16 => {
-                float::write_tile(self.qtype, rows, out)
-            }
-            QuantType::Q4 => quantize::<Codebook<32>>(rows, importance, out),
-            QuantType::Q4H => quantize::<Codebook<16>>(rows, importance, out),
-            QuantType::Q5 => quantize::<Linear<16>>(rows, importance, out),
-            QuantType::Q6 => quantize::<Linear<32>>(rows, importance, out),
-            QuantType::Q8 => quantize::<Linear<127>>(rows, importance, out),
-        }
     }
 }
 

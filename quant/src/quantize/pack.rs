@@ -2,12 +2,7 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{
-    Lanes, TileStats,
-    grid::Grid,
-    panel::{Panel, power_of_two_f64},
-    scales::Scales,
-};
+use super::{Lanes, TileStats, grid::Grid, panel::Panel, scales::Scales};
 use crate::{BLOCK, QuantType, TILE_ROWS, tile};
 
 /// `[k][row]` of a block.
@@ -20,7 +15,49 @@ type Codes = [[u8; TILE_ROWS]; BLOCK];
 #[inline(always)]
 pub(super) fn pack<G: Grid>(panel: &Panel, scales: &Scales, out: &mut [u8]) -> TileStats {
     let mut stats = LaneStats::default();
-    let units = panel.exponents.map(power_of_two_f64);
+    write_tile::<G>(panel, scales, out, |group, codes| {
+        let x = panel.x.chunks(G::GROUP).nth(group).unwrap_or_default();
+        let (v, shift) = (&scales.v[group], &scales.shift[group]);
+        for (x, codes) in x.iter().zip(codes) {
+            let c = nearest::<G>(x, &scales.row, v, shift);
+            *codes = c.map(|c| G::code(c as i8));
+            stats.add(x, &decoded(&c, &scales.row, v, shift));
+        }
+    });
+    stats.sum(panel.n_rows, panel.x.len(), &panel.units())
+}
+
+/// Writes a tile whose values were chosen before.
+///
+/// * `values`: of the grid without shift, `[k][row]`.
+pub(super) fn pack_values<G: Grid>(
+    panel: &Panel,
+    scales: &Scales,
+    values: &[Lanes],
+    out: &mut [u8],
+) -> TileStats {
+    let mut stats = LaneStats::default();
+    write_tile::<G>(panel, scales, out, |group, codes| {
+        let start = group * G::GROUP;
+        let (v, shift) = (&scales.v[group], &scales.shift[group]);
+        let group = panel.x[start..].iter().zip(&values[start..]);
+        for ((x, c), codes) in group.zip(codes) {
+            *codes = c.map(|c| G::code(c as i8));
+            stats.add(x, &decoded(c, &scales.row, v, shift));
+        }
+    });
+    stats.sum(panel.n_rows, panel.x.len(), &panel.units())
+}
+
+/// Writes scales, and the codes that `codes_of(group, codes)` gives.
+#[inline(always)]
+fn write_tile<G: Grid>(
+    panel: &Panel,
+    scales: &Scales,
+    out: &mut [u8],
+    mut codes_of: impl FnMut(usize, &mut [[u8; TILE_ROWS]]),
+) {
+    let units = panel.units();
     for row in 0..panel.n_rows {
         // Exact: the row scale is zero or stays a normal number.
         let scale = (f64::from(scales.row[row]) * units[row]) as f32;
@@ -31,12 +68,7 @@ pub(super) fn pack<G: Grid>(panel: &Panel, scales: &Scales, out: &mut [u8]) -> T
     for ((b, x), block) in panel.x.chunks(BLOCK).enumerate().zip(blocks) {
         let mut codes: Codes = [[0; TILE_ROWS]; BLOCK];
         for (h, x) in x.chunks(G::GROUP).enumerate() {
-            let (v, shift) = (
-                &scales.v[b * per_block + h],
-                &scales.shift[b * per_block + h],
-            );
-            let codes = &mut codes[h * G::GROUP..];
-            assign::<G>(x, &scales.row, v, shift, codes, &mut stats);
+            codes_of(b * per_block + h, &mut codes[h * G::GROUP..][..x.len()]);
         }
         for half in 0..tile::scales_per_block(G::QTYPE) {
             // A half block past the last column has no scale: 0.
@@ -60,44 +92,26 @@ pub(super) fn pack<G: Grid>(panel: &Panel, scales: &Scales, out: &mut [u8]) -> T
             &mut block[tile::scales_per_block(G::QTYPE) * TILE_ROWS..],
         );
     }
-    stats.sum(panel.n_rows, panel.x.len(), &units)
 }
 
-/// The codes of a group.
+/// The values of the grid, without shift, that are nearest to `x` at given scales.
 #[inline(always)]
-fn assign<G: Grid>(
-    x: &[Lanes],
-    row: &Lanes,
-    v: &Lanes,
-    shift: &Lanes,
-    codes: &mut [[u8; TILE_ROWS]],
-    stats: &mut LaneStats,
-) {
-    let inverse: Lanes = std::array::from_fn(|l| {
+pub(super) fn nearest<G: Grid>(x: &Lanes, row: &Lanes, v: &Lanes, shift: &Lanes) -> Lanes {
+    std::array::from_fn(|l| {
         let scale = v[l] * row[l];
-        if scale != 0.0 { 1.0 / scale } else { 0.0 }
-    });
-    for (x, codes) in x.iter().zip(codes) {
-        for l in 0..16 {
-            let c = if G::SHIFTS {
-                G::nearest(x[l] * inverse[l] - shift[l])
-            } else {
-                G::nearest(x[l] * inverse[l])
-            };
-            codes[l] = G::code(c as i8);
-            // As `scalar::dequantize_row` does it.
-            let decoded = ((c + shift[l]) * v[l]) * row[l];
-            let err = f64::from(x[l]) - f64::from(decoded);
-            stats.sum_sq[l] += f64::from(x[l]) * f64::from(x[l]);
-            stats.err_sq[l] += err * err;
-            let err = err.abs();
-            stats.max[l] = if err > stats.max[l] {
-                err
-            } else {
-                stats.max[l]
-            };
+        let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
+        if G::SHIFTS {
+            G::nearest(x[l] * inverse - shift[l])
+        } else {
+            G::nearest(x[l] * inverse)
         }
-    }
+    })
+}
+
+/// The weights that values stand for, as `scalar::dequantize_row` has them.
+#[inline(always)]
+pub(super) fn decoded(c: &Lanes, row: &Lanes, v: &Lanes, shift: &Lanes) -> Lanes {
+    std::array::from_fn(|l| ((c[l] + shift[l]) * v[l]) * row[l])
 }
 
 /// Statistics of each row, in the panel's magnitude.
@@ -109,6 +123,17 @@ struct LaneStats {
 }
 
 impl LaneStats {
+    #[inline(always)]
+    fn add(&mut self, x: &Lanes, stored: &Lanes) {
+        for l in 0..TILE_ROWS {
+            let err = f64::from(x[l]) - f64::from(stored[l]);
+            self.sum_sq[l] += f64::from(x[l]) * f64::from(x[l]);
+            self.err_sq[l] += err * err;
+            let err = err.abs();
+            self.max[l] = if err > self.max[l] { err } else { self.max[l] };
+        }
+    }
+
     /// All rows together; `units`: the panel's powers of two.
     fn sum(&self, n_rows: usize, cols: usize, units: &[f64; TILE_ROWS]) -> TileStats {
         let mut stats = TileStats::default();

@@ -35,6 +35,11 @@ pub(super) fn power_of_two_f64(e: i32) -> f64 {
 }
 
 impl Panel {
+    /// What a number of the panel is to be multiplied by, for each row.
+    pub(super) fn units(&self) -> [f64; TILE_ROWS] {
+        self.exponents.map(power_of_two_f64)
+    }
+
     /// `rows`: 1 to 16 of equal length.
     pub(super) fn new(rows: &[&[f32]]) -> Result<Self, QuantizeError> {
         let mut panel = Self {

@@ -112,6 +112,13 @@ pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]
     scales
 }
 
+/// Searches the integer scale of one group where the row scale is given.
+#[inline(always)]
+pub(super) fn fit_integer<G: Grid>(x: &[Lanes], importance: &[f32], row: &Lanes) -> Choice {
+    let fit = fit_group::<G, true>(x, importance);
+    integer_scale::<G, true>(x, importance, &fit, row, &reciprocal(row))
+}
+
 /// The row scale whose multiples come closest to the groups' scales, by the error that they add.
 #[inline(always)]
 fn row_scale<G: Grid>(fits: &[Fit]) -> Lanes {
@@ -145,9 +152,9 @@ fn row_scale<G: Grid>(fits: &[Fit]) -> Lanes {
 }
 
 /// The integer scale of a group.
-struct Choice {
-    v: Lanes,
-    shift: Lanes,
+pub(super) struct Choice {
+    pub(super) v: Lanes,
+    pub(super) shift: Lanes,
     /// Sum of weight times value, over the scale.
     xc: Lanes,
     /// Sum of squared values.

@@ -1,13 +1,13 @@
 //! One call of the backend: check the rows, find their pages, let the team walk.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 
 use chaski_models::{
     Backend, BackendError, Config, Row,
-    forward::{RowLimits, check_rows, kv::KvGeometry, kv::spans},
+    forward::{Observed, RowLimits, check_rows, kv::KvGeometry, kv::spans},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     schedule::{AttendBy, Buf, Shape},
     shared::view::Pass,
     team::{Team, TeamError},
-    worker::{ActViews, Job, work},
+    worker::{ActViews, Job, Observer, work},
 };
 use crate::model::Model;
 
@@ -35,6 +35,7 @@ pub struct CpuBackend {
     team: Team,
     buffers: Buffers,
     kv: KvCache,
+    rounded: bool,
 }
 
 /// Bytes that a [`CpuBackend`] allocates.
@@ -72,6 +73,7 @@ impl CpuBackend {
             buffers: Buffers::new(model.config(), &limits),
             kv: KvCache::new(geometry, n_pages, limits.n_seqs, limits.context_len),
             limits,
+            rounded: false,
             model: Arc::clone(model),
         }
     }
@@ -98,6 +100,13 @@ impl CpuBackend {
     /// How large passes may be.
     pub const fn limits(&self) -> &PassLimits {
         &self.limits
+    }
+
+    /// Lets float matrices multiply activations that were quantised and are read back, `f32(code) * d`,
+    /// as quantised matrices do; or not, which is the default. Only to measure what the activations'
+    /// 8 bits cost by themselves.
+    pub const fn round_activations(&mut self, rounded: bool) {
+        self.rounded = rounded;
     }
 
     /// Positions stored of sequence `seq`.
@@ -152,12 +161,74 @@ impl CpuBackend {
         }
     }
 
-    fn run(&mut self, rows: &[Row], logits: &mut [f32]) -> Result<(), BackendError> {
+    /// As [`Backend::forward`], and shows `observer` the rows that enter each layer and each matrix,
+    /// in the order of the walk. The results are the same bits.
+    ///
+    /// The observer is called by one of the threads while the others may wait for it: it should
+    /// only copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`].
+    pub fn forward_observed(
+        &mut self,
+        rows: &[Row],
+        logits: &mut [f32],
+        observer: &mut (dyn FnMut(Observed<'_>) + Send),
+    ) -> Result<(), BackendError> {
+        let observer = Mutex::new(observer);
+        self.forward_by(
+            rows,
+            logits,
+            Some(&|seen: Observed<'_>| {
+                // A panic in an earlier call ended the pass.
+                let mut observer = observer.lock().unwrap_or_else(PoisonError::into_inner);
+                (*observer)(seen);
+            }),
+        )
+    }
+
+    /// The hidden states that the last pass left behind its last layer, `[rows, dim]`: those that
+    /// would enter the head's norm. Of no meaning after an error.
+    pub fn hidden(&self) -> &[f32] {
+        let n = self.buffers.index.rows.len() * self.model.config().dim;
+        &self.buffers.x[..n]
+    }
+
+    fn forward_by(
+        &mut self,
+        rows: &[Row],
+        logits: &mut [f32],
+        observer: Option<&Observer<'_>>,
+    ) -> Result<(), BackendError> {
+        let limits = RowLimits {
+            max_rows: self.limits.rows,
+            n_seqs: self.limits.n_seqs,
+            context_len: self.limits.context_len,
+            vocab_size: self.model.config().vocab_size,
+        };
+        check_rows(rows, logits.len(), &limits, |seq| self.kv.pages().len(seq))?;
+        let done = self
+            .reserve(rows)
+            .and_then(|()| self.run(rows, logits, observer));
+        if done.is_err() {
+            self.forget(rows);
+        }
+        done
+    }
+
+    fn run(
+        &mut self,
+        rows: &[Row],
+        logits: &mut [f32],
+        observer: Option<&Observer<'_>>,
+    ) -> Result<(), BackendError> {
         let Self {
             model,
             team,
             buffers,
             kv,
+            rounded,
             ..
         } = self;
         let (weights, config) = (model.weights(), model.config());
@@ -187,6 +258,8 @@ impl CpuBackend {
             vocab_size: config.vocab_size,
             kv: geometry,
             n_pages: pages.n_pages(),
+            observed: observer.is_some(),
+            rounded: *rounded,
         });
         let not_finite = AtomicUsize::new(usize::MAX);
         let job = Job {
@@ -207,6 +280,7 @@ impl CpuBackend {
             logits: pass.view(Buf::Logits, logits),
             scratch: pass.view(Buf::Scratch, scratch),
             not_finite: &not_finite,
+            observer,
         };
         let done = pass.run(team, |turn| work(&job, turn));
         done.map_err(|error| BackendError::Panicked {
@@ -224,18 +298,7 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn forward(&mut self, rows: &[Row], logits: &mut [f32]) -> Result<(), BackendError> {
-        let limits = RowLimits {
-            max_rows: self.limits.rows,
-            n_seqs: self.limits.n_seqs,
-            context_len: self.limits.context_len,
-            vocab_size: self.model.config().vocab_size,
-        };
-        check_rows(rows, logits.len(), &limits, |seq| self.kv.pages().len(seq))?;
-        let done = self.reserve(rows).and_then(|()| self.run(rows, logits));
-        if done.is_err() {
-            self.forget(rows);
-        }
-        done
+        self.forward_by(rows, logits, None)
     }
 }
 

@@ -11,7 +11,11 @@ mod project;
 use std::{ops::Range, sync::atomic::AtomicUsize};
 
 use chaski_kernels_simd::Kernels;
-use chaski_models::{Config, Phases, Row, forward::walk, rope};
+use chaski_models::{
+    Config, Phases, Row,
+    forward::{Observed, Site, walk},
+    rope,
+};
 use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun, acts::ActRowMut};
 
 use super::{
@@ -22,6 +26,9 @@ use super::{
     team::Poisoned,
 };
 use crate::weights::Weights;
+
+/// Who looks at a pass; called by the first worker only.
+pub(super) type Observer<'o> = dyn Fn(Observed<'_>) + Sync + 'o;
 
 /// What all workers of a pass see.
 pub(super) struct Job<'p> {
@@ -43,6 +50,7 @@ pub(super) struct Job<'p> {
     pub(super) scratch: View<'p, Scratch>,
     /// The least index of a logit that is not finite.
     pub(super) not_finite: &'p AtomicUsize,
+    pub(super) observer: Option<&'p Observer<'p>>,
 }
 
 /// Activations that all workers see.
@@ -95,6 +103,22 @@ struct CodeParts<'t> {
 }
 
 impl CodeParts<'_> {
+    /// The same, and replaces the floats by what the codes stand for.
+    fn round(&mut self, kernels: &Kernels, row: usize, first: usize, floats: &mut [f32]) {
+        self.quantize(kernels, row, first, floats);
+        let blocks = first..first + floats.len() / BLOCK;
+        let codes = self
+            .codes
+            .row(row, blocks.start * BLOCK..blocks.end * BLOCK);
+        let scales = self.scales.row(row, blocks);
+        let floats = floats.chunks_exact_mut(BLOCK);
+        for ((floats, codes), &d) in floats.zip(codes.chunks_exact(BLOCK)).zip(&*scales) {
+            for (x, &code) in floats.iter_mut().zip(codes) {
+                *x = f32::from(code) * d;
+            }
+        }
+    }
+
     /// Quantises the blocks of row `row` from block `first` on, as many as `floats` are.
     fn quantize(&mut self, kernels: &Kernels, row: usize, first: usize, floats: &[f32]) {
         let blocks = first..first + floats.len() / BLOCK;
@@ -122,6 +146,33 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Shows rows to the observer, if there is one. `values` is only called for the first worker, in a
+    /// step that reads them; `blocks`: they are padded to so many blocks.
+    fn observe<'t>(
+        &'t self,
+        site: Site,
+        layer: usize,
+        width: usize,
+        blocks: Option<usize>,
+        values: &View<'t, f32>,
+    ) {
+        let Some(observer) = self.job.observer.filter(|_| self.turn.is_first()) else {
+            return;
+        };
+        let stride = blocks.map_or(width, |b| b * BLOCK);
+        let n_rows = match site {
+            Site::Head => self.job.shape.n_head_rows,
+            _ => self.job.shape.n_rows,
+        };
+        let seen = Observed::new(site, layer, n_rows, width, stride, self.turn.read(values));
+        observer(seen);
+    }
+
+    /// The same for activations.
+    fn observe_acts<'t>(&'t self, site: Site, layer: usize, width: usize, acts: &'t ActViews<'t>) {
+        self.observe(site, layer, width, Some(acts.n_blocks), &acts.floats);
+    }
+
     /// Norm of `x` into the shared activations, row by row; the step's end is not waited for.
     ///
     /// `row_of` gives the row of `x` for a unit.
@@ -137,7 +188,9 @@ impl Worker<'_> {
             let floats = floats.row(unit, 0..views.n_blocks * BLOCK);
             job.kernels
                 .rms_norm(x, weight, job.config.norm_eps, &mut floats[..dim]);
-            if quantize {
+            if job.shape.rounded {
+                codes.round(job.kernels, unit, 0, floats);
+            } else if quantize {
                 codes.quantize(job.kernels, unit, 0, floats);
             }
         }
@@ -268,9 +321,11 @@ impl Phases for Worker<'_> {
     fn qkv(&mut self, layer: usize) -> Result<(), Poisoned> {
         let weights = self.job.weights.layer(layer);
         if self.turn.step() == Step::NormAttn {
+            self.observe(Site::Layer, layer, self.job.config.dim, None, &self.job.x);
             self.norm_rows(&weights.attn_norm, weights.qkv_is_quantized(), |unit| unit);
             self.turn.advance()?;
         }
+        self.observe_acts(Site::Qkv, layer, self.job.config.dim, &self.job.norm);
         self.project_qkv(layer);
         self.turn.advance()
     }
@@ -288,11 +343,15 @@ impl Phases for Worker<'_> {
     fn attn_output(&mut self, layer: usize) -> Result<(), Poisoned> {
         let matrix = &self.job.weights.layer(layer).attn_output;
         if self.turn.step() == Step::QuantAttn {
-            if matrix.is_quantized() {
+            if self.job.shape.rounded {
+                self.round_attention();
+            } else if matrix.is_quantized() {
                 self.quantize_attention();
             }
             self.turn.advance()?;
         }
+        let width = self.job.config.q_dim();
+        self.observe_acts(Site::AttnOutput, layer, width, &self.job.attn);
         self.project_attention(matrix);
         self.turn.advance()
     }
@@ -305,11 +364,13 @@ impl Phases for Worker<'_> {
             });
             self.turn.advance()?;
         }
+        self.observe_acts(Site::GateUp, layer, self.job.config.dim, &self.job.norm);
         self.project_gate_up(layer);
         self.turn.advance()
     }
 
     fn down(&mut self, layer: usize) -> Result<(), Poisoned> {
+        self.observe_acts(Site::Down, layer, self.job.config.ffn_dim, &self.job.ffn);
         self.project_down(layer);
         self.turn.advance()
     }
@@ -322,6 +383,7 @@ impl Phases for Worker<'_> {
             self.turn.advance()?;
         }
         if self.turn.step() == Step::Head {
+            self.observe_acts(Site::Head, job.config.n_layers, job.config.dim, &job.norm);
             self.project_head();
             self.turn.advance()?;
         }

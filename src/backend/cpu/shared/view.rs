@@ -147,6 +147,11 @@ impl Turn<'_> {
         self.step
     }
 
+    /// Whether this is the worker that speaks for all.
+    pub(crate) fn is_first(&self) -> bool {
+        self.member.index() == 0
+    }
+
     /// The worker's units of this step.
     pub(crate) fn units(&self) -> Units {
         self.pass.shape.units(self.step, self.member.index())
@@ -307,6 +312,8 @@ mod tests {
                 head_dim: 16,
             },
             n_pages: 1,
+            observed: false,
+            rounded: false,
         }
     }
 
