@@ -71,6 +71,7 @@ pub mod generate;
 pub mod model;
 pub mod os;
 pub mod plan;
+pub mod runner;
 pub mod sampler;
 pub mod session;
 pub mod stop;

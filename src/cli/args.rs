@@ -337,6 +337,11 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "TYPE")]
     pub(crate) quant: QuantType,
 
+    /// Run the source on a text and quantise with what is seen: a file, or the text that ships with
+    /// this program
+    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
+    pub(crate) calibrate: Option<PathBuf>,
+
     /// Replace OUT if it exists
     #[arg(long)]
     pub(crate) force: bool,

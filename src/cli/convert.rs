@@ -1,11 +1,20 @@
 //! `chaski convert`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
-use chaski_convert::{ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source};
+use chaski_convert::{
+    Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
+};
 
-use super::{args::ConvertArgs, out, resolve};
+use super::{
+    args::ConvertArgs,
+    out, resolve,
+    text::{self, MAX_CORPUS_BYTES},
+};
 
 /// Converts a checkpoint, or tells what that would do.
 pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
@@ -21,6 +30,9 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     options.allow_missing_tokenizer = args.no_tokenizer;
     if let Some(n) = args.threads {
         options.threads = Some(NonZeroUsize::new(n).context("-t 0: expected at least one thread")?);
+    }
+    if let Some(text) = &args.calibrate {
+        options.calibration = Some(calibration(text)?);
     }
     if args.dry_run {
         let source = source::open(&path)?;
@@ -48,6 +60,16 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// The text to calibrate with.
+fn calibration(text: &Path) -> anyhow::Result<Calibration> {
+    if text == Path::new("default") {
+        return Ok(Calibration::built_in());
+    }
+    let content = text::read_file(text, MAX_CORPUS_BYTES)
+        .with_context(|| format!("the calibration text {} cannot be read", text.display()))?;
+    Ok(Calibration::new(&text.display().to_string(), content)?)
 }
 
 fn shape(dims: &[usize]) -> String {

@@ -147,6 +147,15 @@ pub(crate) fn schedule(work: &[Work], budget: usize) -> Vec<Chunk> {
     chunks
 }
 
+/// The same for the tensors `range` only.
+pub(crate) fn schedule_range(work: &[Work], range: Range<usize>, budget: usize) -> Vec<Chunk> {
+    let mut chunks = schedule(&work[range.clone()], budget);
+    for segment in chunks.iter_mut().flatten() {
+        segment.tensor += range.start;
+    }
+    chunks
+}
+
 /// The row of the source that holds row `row` of the model.
 pub(crate) fn stored_row(order: RowOrder, row: usize) -> usize {
     match order {

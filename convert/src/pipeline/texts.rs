@@ -142,6 +142,9 @@ pub(crate) fn metadata(
             .collect();
         told.insert("tensor-type".to_owned(), types.join(","));
     }
+    if let Some(calibration) = &options.calibration {
+        told.insert("calibrate".to_owned(), calibration.record());
+    }
     if options.allow_missing_tokenizer {
         told.insert("no-tokenizer".to_owned(), "true".to_owned());
     }

@@ -2,7 +2,7 @@
 
 use chaski_quant::{
     QuantType, TILE_ROWS,
-    quantize::{QuantizeError, Quantizer, TileStats},
+    quantize::{Feedback, QuantizeError, Quantizer, TileStats},
 };
 use rayon::prelude::*;
 
@@ -20,6 +20,18 @@ pub(crate) struct Tiler<'a> {
     work: &'a [Work],
     quantizers: [Quantizer; QuantType::ALL.len()],
     pool: &'a rayon::ThreadPool,
+    guide: Guide<'a>,
+}
+
+/// What the quantiser is told about a matrix's input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Guide<'a> {
+    /// Nothing.
+    None,
+    /// How much each column matters.
+    Importance(&'a [f32]),
+    /// How the columns' errors go together.
+    Feedback(&'a Feedback),
 }
 
 /// One tile, or one vector.
@@ -46,7 +58,13 @@ impl<'a> Tiler<'a> {
             work,
             quantizers: QuantType::ALL.map(Quantizer::new),
             pool,
+            guide: Guide::None,
         }
+    }
+
+    /// The same with a guide for all matrices that are quantised.
+    pub(crate) fn guided(self, guide: Guide<'a>) -> Self {
+        Self { guide, ..self }
     }
 
     /// Quantises `chunk`, whose rows are `raw`, to `out`, in the order of the file; adds to the
@@ -166,18 +184,24 @@ impl<'a> Tiler<'a> {
                     *view = row;
                 }
                 let quantizer = &self.quantizers[usize::from(tensor.qtype.id())];
-                quantizer
-                    .quantize_tile(&views[..rows.len()], out)
-                    .map_err(|cause| match cause {
-                        QuantizeError::NotFinite { row, col, value } => {
-                            let row = stored_row(work.order, rows.start + row);
-                            self.not_finite(index, row, col, value)
-                        }
-                        cause => ConvertError::Quantize {
-                            tensor: tensor.source_name.clone(),
-                            cause,
-                        },
-                    })
+                let views = &views[..rows.len()];
+                match self.guide {
+                    Guide::None => quantizer.quantize_tile(views, out),
+                    Guide::Importance(i) => quantizer.quantize_tile_weighted(views, Some(i), out),
+                    Guide::Feedback(feedback) => quantizer
+                        .quantize_tile_with_feedback(views, feedback, out)
+                        .map(|(stats, _)| stats),
+                }
+                .map_err(|cause| match cause {
+                    QuantizeError::NotFinite { row, col, value } => {
+                        let row = stored_row(work.order, rows.start + row);
+                        self.not_finite(index, row, col, value)
+                    }
+                    cause => ConvertError::Quantize {
+                        tensor: tensor.source_name.clone(),
+                        cause,
+                    },
+                })
             }
         }
     }
