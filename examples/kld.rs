@@ -8,7 +8,7 @@ fn session(p: &str) -> Session {
         &SessionOptions {
             context_len: Some(512),
             kv_type: chaski_quant::scalar::attention::KvType::F16,
-            ubatch: 512,
+            ubatch: 256,
             logit_rows: 256,
             ..Default::default()
         },

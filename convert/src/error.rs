@@ -6,7 +6,8 @@ use chaski_models::{metadata::MetadataError, tokenizer::TokenizerError};
 use chaski_quant::{LayoutError, container::ContainerError, quantize::QuantizeError};
 
 use crate::{
-    calibrate::CalibrationError, mapping::MappingError, recipe::RecipeError, source::SourceError,
+    allocate::AllocateError, calibrate::CalibrationError, mapping::MappingError,
+    recipe::RecipeError, source::SourceError,
 };
 
 /// Why a conversion failed. No file is left behind.
@@ -72,6 +73,8 @@ pub enum ConvertError {
     Threads(rayon::ThreadPoolBuildError),
     /// The recipe is none.
     Recipe(RecipeError),
+    /// No types reach the target.
+    Allocate(AllocateError),
     /// The text to calibrate with cannot be used.
     Calibration(CalibrationError),
     /// Calibration was asked for, and no machine to run the source was given.
@@ -127,6 +130,7 @@ impl fmt::Display for ConvertError {
             Self::Metadata(_) => f.write_str("what would be recorded in the file is not accepted"),
             Self::Threads(_) => f.write_str("could not start the threads"),
             Self::Recipe(cause) => cause.fmt(f),
+            Self::Allocate(cause) => cause.fmt(f),
             Self::Calibration(cause) => cause.fmt(f),
             Self::NoRunner => f.write_str("calibration needs a machine that runs the model"),
             Self::Spill(_) => {

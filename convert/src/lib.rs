@@ -32,6 +32,7 @@
 //! bf16, f16, f32 or one of GGUF's block types; memory is below 512 MiB as long as 16 rows of every
 //! matrix are below 64 MiB.
 
+mod allocate;
 mod calibrate;
 pub mod dequant;
 mod error;
@@ -48,6 +49,7 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
+pub use allocate::{AllocateError, Allocation, FrontPoint, Target, allocate};
 pub use calibrate::{Calibration, CalibrationError};
 pub use error::ConvertError;
 pub use note::Note;

@@ -27,6 +27,10 @@ pub struct Recipe {
     version: u32,
     types: BTreeMap<Role, QuantType>,
     overrides: Vec<TypeOverride>,
+    /// Types of single layers' matrices, where they differ from their role's.
+    layers: BTreeMap<(Role, usize), QuantType>,
+    /// What the types were chosen for, in words.
+    target: Option<String>,
 }
 
 /// The recipes: name, version, type of the layers' matrices, type of embeddings and output.
@@ -40,6 +44,9 @@ const RECIPES: [(&str, u32, QuantType, QuantType); 8] = [
     ("bf16", 1, QuantType::BF16, QuantType::BF16),
     ("f32", 1, QuantType::F32, QuantType::F32),
 ];
+
+/// The version of the way in which types are chosen for a model.
+const MIXED_VERSION: u32 = 1;
 
 impl Recipe {
     /// The names of all recipes.
@@ -66,7 +73,28 @@ impl Recipe {
             version,
             types,
             overrides: Vec::new(),
+            layers: BTreeMap::new(),
+            target: None,
         })
+    }
+
+    /// A recipe with a type for every matrix; see [`allocate`](crate::allocate()).
+    ///
+    /// * `types`: of each role, and of each layer's matrix that has another type.
+    /// * `target`: what they were chosen for.
+    pub(crate) fn mixed(
+        types: BTreeMap<Role, QuantType>,
+        layers: BTreeMap<(Role, usize), QuantType>,
+        target: String,
+    ) -> Self {
+        Self {
+            name: "mixed",
+            version: MIXED_VERSION,
+            types,
+            overrides: Vec::new(),
+            layers,
+            target: Some(target),
+        }
     }
 
     /// The recipe with other types for some roles; of two for the same role the later one holds.
@@ -105,7 +133,18 @@ impl Recipe {
         &self.overrides
     }
 
-    /// The type of `role`; `f32` of a vector.
+    /// What the types were chosen for, where they were chosen for this model: `--size 700MB`.
+    pub fn target(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+
+    /// The type of a tensor of `role` in layer `layer`; `f32` of a vector.
+    pub fn qtype_of(&self, role: Role, layer: Option<usize>) -> QuantType {
+        let own = layer.and_then(|layer| self.layers.get(&(role, layer)));
+        own.copied().unwrap_or_else(|| self.qtype(role))
+    }
+
+    /// The type of `role`, but for single layers ([`qtype_of`](Self::qtype_of)); `f32` of a vector.
     pub fn qtype(&self, role: Role) -> QuantType {
         self.types.get(&role).copied().unwrap_or(QuantType::F32)
     }

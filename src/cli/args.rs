@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chaski::session::MAX_CONTEXT;
+use chaski_convert::TypeOverride;
 use chaski_quant::QuantType;
 use clap::{
     Args as ClapArgs, Parser, Subcommand, ValueEnum,
@@ -336,6 +337,10 @@ pub(crate) struct ConvertArgs {
     /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
     #[arg(long, value_name = "TYPE")]
     pub(crate) quant: QuantType,
+
+    /// Another type for one role of tensors: attn_v=q6; several times, or with commas between them
+    #[arg(long, value_name = "ROLE=TYPE", value_delimiter = ',')]
+    pub(crate) tensor_type: Vec<TypeOverride>,
 
     /// Run the source on a text and quantise with what is seen: a file, or the text that ships with
     /// this program

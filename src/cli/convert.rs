@@ -25,7 +25,9 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let mut options = ConvertOptions::new(Recipe::named(args.quant.name())?);
+    let mut options = ConvertOptions::new(
+        Recipe::named(args.quant.name())?.with_overrides(&args.tensor_type)?,
+    );
     options.force = args.force;
     options.allow_missing_tokenizer = args.no_tokenizer;
     if let Some(n) = args.threads {

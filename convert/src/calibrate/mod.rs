@@ -216,11 +216,22 @@ impl Calibrate<'_> {
         moments: Moments,
     ) -> Result<(), ConvertError> {
         let work = &self.plan.inner.work[..];
-        let feedback = moments.feedback(products, DAMPING).map_err(|cause| {
+        let knob = |name: &str, or: f64| {
+            std::env::var(name)
+                .ok()
+                .map_or(or, |v| v.parse().unwrap_or(or))
+        };
+        let damping = knob("QZ_DAMP", DAMPING);
+        let importance: Vec<f32> = moments.mean_squares().iter().map(|x| *x as f32).collect();
+        let feedback = moments.feedback(products, damping).map_err(|cause| {
             let tensor = site.to_string();
             ConvertError::Quantize { tensor, cause }
         })?;
-        let guide = Guide::Feedback(&feedback);
+        let guide = if knob("QZ_IMP", 0.0) > 0.0 {
+            Guide::Importance(&importance)
+        } else {
+            Guide::Feedback(&feedback)
+        };
         let tiler = Tiler::new(self.source, &self.plan.tensors, work, pool).guided(guide);
         let roles = roles(site, self.plan.config.tied_embeddings);
         let is_here = |i: usize| {
