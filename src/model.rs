@@ -9,7 +9,7 @@ use std::{
 
 use chaski_kernels_simd::{Kernels, LevelError};
 use chaski_models::{
-    Config,
+    Config, Role,
     metadata::{MetadataError, ModelMetadata},
     tokenizer::{Tokenizer, TokenizerError, decompress_canonical},
 };
@@ -17,7 +17,7 @@ use chaski_quant::container::{Container, ContainerError, SectionKind};
 
 use crate::{
     os::{self, OsError},
-    weights::{Weights, WeightsError},
+    weights::{HybridError, Weights, WeightsError},
 };
 
 /// A `.chaski` file, mapped and checked. Share it between sessions behind an `Arc`.
@@ -172,6 +172,21 @@ impl Model {
             kernels,
             load_time: begin.elapsed(),
         })
+    }
+
+    /// This model with the matrices of `other` for which `is_taken` says so; see
+    /// [`Weights::take_from`]. Its metadata stay those of this one.
+    ///
+    /// # Errors
+    ///
+    /// The two are not of one kind.
+    pub fn with_matrices_of(
+        mut self,
+        other: Self,
+        is_taken: impl Fn(Role, Option<usize>) -> bool,
+    ) -> Result<Self, HybridError> {
+        self.weights.take_from(other.weights, is_taken)?;
+        Ok(self)
     }
 
     /// The file.

@@ -41,6 +41,9 @@ pub struct SessionOptions {
     pub sequences: usize,
     /// Rows of a pass whose logits can be asked for; 1 serves all but evaluation.
     pub logit_rows: usize,
+    /// Lets float matrices multiply 8-bit activations, as quantised matrices do: what these cost by
+    /// themselves. For evaluation.
+    pub round_activations: bool,
 }
 
 impl Default for SessionOptions {
@@ -53,6 +56,7 @@ impl Default for SessionOptions {
             cpus: Vec::new(),
             sequences: 1,
             logit_rows: 1,
+            round_activations: false,
         }
     }
 }
@@ -281,8 +285,11 @@ impl Session {
             tokens: Vec::with_capacity(limits.context_len),
             logits_row: None,
         };
+        let team = team.map_err(SessionError::Team)?;
+        let mut backend = CpuBackend::with_team(model, &limits, team);
+        backend.round_activations(options.round_activations);
         Ok(Self {
-            backend: CpuBackend::with_team(model, &limits, team.map_err(SessionError::Team)?),
+            backend,
             texts: (0..limits.n_seqs).map(|_| text()).collect(),
             selected: 0,
             rows: Vec::with_capacity(limits.rows),

@@ -2,6 +2,8 @@
 //!
 //! Matrices stay in the map; vectors (norms, biases) are copied, they are a few kilobytes a layer.
 
+mod hybrid;
+
 use std::{error::Error, fmt};
 
 use chaski_kernels_simd::Kernels;
@@ -10,6 +12,8 @@ use chaski_quant::{
     TensorLayout, TileRun,
     container::{Container, ContainerError, TensorKind},
 };
+
+pub use hybrid::HybridError;
 
 /// Why a file's tensors are not those of its model.
 #[derive(Debug)]
@@ -101,6 +105,8 @@ impl Error for WeightsError {
 pub struct Matrix {
     index: usize,
     layout: TensorLayout,
+    /// Whether it is the lender's.
+    lent: bool,
 }
 
 impl Matrix {
@@ -169,6 +175,8 @@ pub struct IntegerProducts {
 #[derive(Debug)]
 pub struct Weights {
     container: Container,
+    /// Another file, some matrices of which stand in.
+    lender: Option<Container>,
     config: Config,
     inv_freqs: Vec<f64>,
     token_embd: Matrix,
@@ -201,7 +209,11 @@ impl Binder<'_> {
         if let TensorKind::Matrix(layout) = kind
             && spec.layout(layout.qtype()) == Ok(layout)
         {
-            return Ok(Matrix { index, layout });
+            return Ok(Matrix {
+                index,
+                layout,
+                lent: false,
+            });
         }
         Err(WeightsError::Shape {
             name,
@@ -330,6 +342,7 @@ impl Weights {
             output_norm,
             output,
             container,
+            lender: None,
         })
     }
 
@@ -363,9 +376,16 @@ impl Weights {
         &self.output
     }
 
+    fn container_of(&self, matrix: &Matrix) -> &Container {
+        match &self.lender {
+            Some(lender) if matrix.lent => lender,
+            _ => &self.container,
+        }
+    }
+
     /// The tiles of a matrix.
     pub fn tiles(&self, matrix: &Matrix) -> TileRun<'_> {
-        let view = self.container.tensor_at(matrix.index);
+        let view = self.container_of(matrix).tensor_at(matrix.index);
         let stride = view.entry.tile_stride as usize;
         TileRun::new(&matrix.layout, view.bytes, matrix.layout.n_tiles(), stride)
     }
@@ -373,7 +393,7 @@ impl Weights {
     /// The tiles of a matrix and of the one that alternates with it: tile `2 i` is the first
     /// matrix's tile `i`, tile `2 i + 1` the second one's.
     pub fn pair_tiles(&self, matrix: &Matrix) -> TileRun<'_> {
-        let bytes = self.container.pair_bytes(matrix.index);
+        let bytes = self.container_of(matrix).pair_bytes(matrix.index);
         let n = 2 * matrix.layout.n_tiles();
         TileRun::new(&matrix.layout, bytes, n, matrix.layout.tile_bytes())
     }

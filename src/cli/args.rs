@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Tell the memory that a model needs, before it is loaded
     Plan(PlanArgs),
-    /// Measure perplexity on a text
+    /// Measure perplexity on a text, and how far a model is from its reference
     Eval(EvalArgs),
     /// Measure tokens per second
     Bench(BenchArgs),
@@ -418,6 +418,21 @@ pub(crate) struct EvalArgs {
     /// The text to measure on, UTF-8
     #[arg(long, value_name = "FILE")]
     pub(crate) text: PathBuf,
+
+    /// Compare with REFERENCE, such as the model's unquantised source: a .chaski file, a checkpoint
+    /// folder or a GGUF file (these are converted once without loss, to f32 unless all their
+    /// matrices are f16 or all bf16)
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) against: Option<String>,
+
+    /// Measure the error that each role and each layer adds: all but its matrices as in REFERENCE
+    #[arg(long, requires = "against")]
+    pub(crate) per_layer: bool,
+
+    /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
+    /// cost by themselves
+    #[arg(long)]
+    pub(crate) round_activations: bool,
 
     /// Tokens of a chunk; the last half of each is scored
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = from_to(4, MAX_CONTEXT as u64))]

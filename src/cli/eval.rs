@@ -1,86 +1,248 @@
 //! `chaski eval`.
 
-use std::{ops::ControlFlow, sync::Arc, time::Instant};
-
-use anyhow::Context;
-use chaski::{
-    Model, ModelOptions, Session, SessionError, SessionOptions,
-    eval::{Perplexity, perplexity},
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
 };
-use chaski_models::tokenizer::Specials;
-use serde_json::json;
+
+use anyhow::{Context, bail};
+use chaski::{
+    Model, ModelOptions, Session, SessionOptions,
+    eval::{Chunks, Comparison, Perplexity, Report, compare, perplexity},
+};
+use chaski_models::{
+    TokenId,
+    tokenizer::{Specials, Tokenizer},
+};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
 
 use super::{
     answer::{Dropped, kv_type},
     args::EvalArgs,
-    interrupt, out, progress, resolve,
+    interrupt, out,
+    parts::Parts,
+    progress, resolve,
     text::{self, MAX_CORPUS_BYTES},
 };
 
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
 
-/// Measures perplexity.
-pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
-        .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
-    let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let model = Arc::new(Model::open(&path, &ModelOptions::default())?);
-    let loaded = model.tokenizer()?;
-    loaded.notes.iter().for_each(out::note);
-    let tokenizer = loaded.tokenizer;
-    let bos = tokenizer.bos();
-    let mut tokens: Vec<_> = bos.into_iter().collect();
-    let encoded = tokenizer.encode_counted(&text, Specials::AsText)?;
-    let mut dropped = Dropped::default();
-    dropped.add(&encoded);
-    dropped.tell();
-    tokens.extend(encoded.ids);
-    let options = SessionOptions {
+/// A model and a text as its tokens.
+struct Opened {
+    path: PathBuf,
+    model: Arc<Model>,
+    tokenizer: Tokenizer,
+    tokens: Vec<TokenId>,
+}
+
+impl Opened {
+    fn new(path: PathBuf, text: &str) -> anyhow::Result<Self> {
+        let model = Arc::new(Model::open(&path, &ModelOptions::default())?);
+        let loaded = model.tokenizer()?;
+        loaded.notes.iter().for_each(out::note);
+        let tokenizer = loaded.tokenizer;
+        let mut tokens: Vec<_> = tokenizer.bos().into_iter().collect();
+        let encoded = tokenizer.encode_counted(text, Specials::AsText)?;
+        let mut dropped = Dropped::default();
+        dropped.add(&encoded);
+        dropped.tell();
+        tokens.extend(encoded.ids);
+        Ok(Self {
+            path,
+            model,
+            tokenizer,
+            tokens,
+        })
+    }
+
+    fn session(&self, args: &EvalArgs, round_activations: bool) -> anyhow::Result<Session> {
+        let options = SessionOptions {
+            round_activations,
+            ..session_options(args)
+        };
+        let mut session = Session::new(&self.model, &options)?;
+        session.set_cancel(Some(interrupt::flag()));
+        Ok(session)
+    }
+
+    fn chunks(&self, args: &EvalArgs) -> anyhow::Result<Chunks<'_>> {
+        let bos = self.tokenizer.bos();
+        Ok(Chunks::new(&self.tokens, bos, args.chunk, args.chunks)?)
+    }
+}
+
+fn session_options(args: &EvalArgs) -> SessionOptions {
+    SessionOptions {
         context_len: Some(args.chunk.max(1)),
         kv_type: kv_type(args.kv),
         threads: args.threads,
         logit_rows: LOGIT_ROWS,
         ..SessionOptions::default()
-    };
-    let mut session = Session::new(&model, &options)?;
-    session.set_cancel(Some(interrupt::flag()));
-    let bar = progress::steps_bar(0, "chunks");
+    }
+}
+
+/// Measures perplexity, or compares with a reference.
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let text = text::read_file(&args.text, MAX_CORPUS_BYTES)
+        .with_context(|| format!("the text {} cannot be read", args.text.display()))?;
+    let reference = args.against.as_deref();
+    let reference = reference.map(resolve::resolve_unquantized).transpose()?;
+    let path = resolve::resolve(&args.model.model, args.model.quant)?;
+    let opened = Opened::new(path, &text)?;
+    match reference {
+        Some(reference) => run_against(args, &opened, &Opened::new(reference, &text)?),
+        None => run_alone(args, &opened),
+    }
+}
+
+fn run_alone(args: &EvalArgs, opened: &Opened) -> anyhow::Result<()> {
+    let chunks = opened.chunks(args)?;
+    let mut session = opened.session(args, args.round_activations)?;
+    let bar = progress::steps_bar(chunks.n() as u64, "chunks");
     let begin = Instant::now();
-    let forward = |chunk: &[_], first, sink: &mut dyn FnMut(usize, &[f32])| {
-        session.clear();
-        session.extend_with(chunk, first, sink)
-    };
-    let step = |done: usize, of: usize, so_far: &Perplexity| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-        bar.suspend(|| out::note(format_args!("[{done}/{of}] {so_far}")));
-        if interrupt::asked() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    };
+    let step = |done: usize, so_far: &Perplexity| tell(&bar, done, chunks.n(), so_far);
     interrupt::follow()?;
-    let measured =
-        perplexity::<SessionError>(&tokens, bos, args.chunk, args.chunks, forward, step)?;
+    let measured = perplexity(&chunks, &mut session, step)?;
     bar.finish_and_clear();
     interrupt::follow()?;
-    let seconds = begin.elapsed().as_secs_f64();
-    if args.json {
-        let document = json!({
-            "schema": 1,
-            "model": path.display().to_string(),
-            "text": args.text.display().to_string(),
-            "chunk": args.chunk,
-            "tokens": tokens.len(),
-            "scored": measured.count,
-            "ppl": measured.value(),
-            "ppl_error": measured.error(),
-            "mean_nll": measured.nll / measured.count as f64,
-            "seconds": seconds,
-        });
-        return Ok(out::print_json(&document)?);
+    if !args.json {
+        return Ok(out::print_line(measured)?);
     }
-    Ok(out::print_line(measured)?)
+    let mut document = document(args, opened, begin);
+    document["scored"] = json!(measured.count);
+    document["ppl"] = json!(measured.value());
+    document["ppl_error"] = json!(measured.error());
+    document["mean_nll"] = json!(measured.nll / measured.count as f64);
+    Ok(out::print_json(&document)?)
+}
+
+fn run_against(args: &EvalArgs, opened: &Opened, reference: &Opened) -> anyhow::Result<()> {
+    same_vocabulary(opened, reference)?;
+    let chunks = opened.chunks(args)?;
+    let mut session = opened.session(args, args.round_activations)?;
+    let mut reference_session = reference.session(args, false)?;
+    let threads = NonZeroUsize::new(session.limits().threads).unwrap_or(NonZeroUsize::MIN);
+    let bar = progress::steps_bar(chunks.n() as u64, "chunks");
+    let begin = Instant::now();
+    let step = |done: usize, so_far: &[Comparison]| {
+        tell(&bar, done, chunks.n(), line(&so_far[0].report()))
+    };
+    interrupt::follow()?;
+    let models = std::slice::from_mut(&mut session);
+    let compared = compare(&chunks, &mut reference_session, models, threads, step)?;
+    bar.finish_and_clear();
+    interrupt::follow()?;
+    let report = compared[0].report();
+    drop((session, reference_session));
+    let options = session_options(args);
+    let measure = || Parts::measure(&chunks, &reference.model, &opened.model, &options);
+    let parts = args.per_layer.then(measure).transpose()?;
+    if !args.json {
+        out::print_line(report)?;
+        if let Some(parts) = &parts {
+            out::print(&format!("\n{}", parts.table(&report)))?;
+        }
+        return Ok(());
+    }
+    let mut document = document(args, opened, begin);
+    document["reference"] = json!(reference.path.display().to_string());
+    document["scored"] = json!(report.positions);
+    document["ppl"] = json!(report.perplexity.model.value);
+    document["ppl_error"] = json!(report.perplexity.model.error);
+    document["comparison"] = json!(report);
+    if let Some(parts) = &parts {
+        document["parts"] = parts.json();
+    }
+    Ok(out::print_json(&document)?)
+}
+
+/// What both kinds of measurement say of themselves.
+fn document(args: &EvalArgs, opened: &Opened, begin: Instant) -> Value {
+    json!({
+        "schema": 1,
+        "model": opened.path.display().to_string(),
+        "bytes": opened.model.weights().container().file_len(),
+        "text": args.text.display().to_string(),
+        "chunk": args.chunk,
+        "rounded_activations": args.round_activations,
+        "tokens": opened.tokens.len(),
+        "seconds": begin.elapsed().as_secs_f64(),
+    })
+}
+
+fn tell(
+    bar: &ProgressBar,
+    done: usize,
+    of: usize,
+    so_far: impl std::fmt::Display,
+) -> ControlFlow<()> {
+    bar.set_position(done as u64);
+    bar.suspend(|| out::note(format_args!("[{done}/{of}] {so_far}")));
+    if interrupt::asked() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// A comparison so far, in a line.
+fn line(report: &Report) -> String {
+    let (ratio, kld) = (report.perplexity.log_ratio, report.kl_divergence.mean);
+    let top = report.token_probability.same_top.times(100.0);
+    format!(
+        "PPL = {:.4}, ln ratio = {:.5} ± {:.5}, KLD = {:.5} ± {:.5}, RMS Δp = {:.3} %, same top = \
+         {:.3} ± {:.3} %",
+        report.perplexity.model.value,
+        ratio.value,
+        ratio.error,
+        kld.value,
+        kld.error,
+        100.0 * report.token_probability.rms_delta.value,
+        top.value,
+        top.error,
+    )
+}
+
+/// Distributions can be compared only over the same tokens, and of the same text.
+fn same_vocabulary(opened: &Opened, reference: &Opened) -> anyhow::Result<()> {
+    let name = |o: &Opened| Path::new(&o.path).display().to_string();
+    let (a, b) = (name(opened), name(reference));
+    let size = |o: &Opened| o.model.config().vocab_size;
+    if size(opened) != size(reference) {
+        bail!(
+            "{a} has a vocabulary of {} tokens, {b} of {}: they cannot be compared",
+            size(opened),
+            size(reference)
+        );
+    }
+    let differs = |id: &u32| {
+        let bytes = |o: &Opened| o.tokenizer.token_bytes(TokenId(*id)).map(<[u8]>::to_vec);
+        bytes(opened) != bytes(reference)
+    };
+    if let Some(id) = (0..size(opened) as u32).find(differs) {
+        let shown = |o: &Opened| match o.tokenizer.token_bytes(TokenId(id)) {
+            Some(bytes) => format!("`{}`", String::from_utf8_lossy(bytes)),
+            None => "nothing".to_owned(),
+        };
+        bail!(
+            "token {id} is {} in {a} and {} in {b}: models of different vocabularies cannot be \
+             compared",
+            shown(opened),
+            shown(reference)
+        );
+    }
+    let (ours, theirs) = (&opened.tokens, &reference.tokens);
+    if ours != theirs {
+        let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+        bail!(
+            "{a} and {b} have the same tokens but cut the text into others, from token {same} on: \
+             their tokenizers differ"
+        );
+    }
+    Ok(())
 }

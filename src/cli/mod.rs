@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod models;
 mod out;
+mod parts;
 mod plan;
 mod progress;
 mod resolve;

@@ -141,6 +141,29 @@ pub(crate) fn resolve(model: &str, quant: Option<QuantType>) -> anyhow::Result<P
     Ok(target)
 }
 
+/// The `.chaski` file for a reference, converted into the cache without loss if need be: to the type
+/// of its matrices if that is f16 or bf16 for all of them, else to f32, which holds what GGUF's block
+/// types decode to.
+pub(crate) fn resolve_unquantized(model: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(model);
+    if path.exists() && kind(path)? == Kind::Chaski {
+        return resolve(model, None);
+    }
+    let (path, ..) = source(model)?;
+    let source = source::open(&path)?;
+    let mut matrices = source.tensors().iter().filter(|t| !t.vector);
+    let all =
+        |qtype: QuantType, t: &source::SourceTensor| t.dtype.eq_ignore_ascii_case(qtype.name());
+    let same = [QuantType::F16, QuantType::BF16]
+        .into_iter()
+        .find(|&qtype| matrices.clone().all(|t| all(qtype, t)));
+    let qtype = match matrices.next() {
+        Some(_) => same.unwrap_or(QuantType::F32),
+        None => QuantType::F32,
+    };
+    resolve(model, Some(qtype))
+}
+
 /// Whether a file of the cache is there and opens; a damaged one is made again.
 fn is_usable(cached: &Path) -> bool {
     if !cached.exists() {

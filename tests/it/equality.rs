@@ -6,7 +6,7 @@ use std::{env, sync::Arc};
 use chaski::{Model, Session, SessionOptions};
 use chaski_kernels_simd::Kernels;
 use chaski_models::{TokenId, reference::KvType, testing::Variant};
-use chaski_quant::QuantType;
+use chaski_quant::{QuantType, container::Container};
 
 use crate::tiny;
 
@@ -104,6 +104,80 @@ fn every_type_is_computed_as_defined_on_every_level() {
             assert_same(&got, &want, &format!("{qtype} {}", kernels.name()));
         }
     }
+}
+
+#[test]
+fn rounded_activations_are_those_of_the_definition_on_every_level() {
+    // Heads and widths that are no whole blocks; one span and two.
+    for (variant, n) in [(Variant::LlamaUntied, 40), (Variant::Qwen3, 520)] {
+        let (text, first) = (tiny::text(&variant.config(), n), n - 8);
+        let bytes = tiny::container(variant, Some(QuantType::F16));
+        let reference = tiny::reference(variant, Some(QuantType::F16), KvType::F16);
+        let logits = reference.round_activations().logits(&text).unwrap();
+        let want = &logits[first * variant.config().vocab_size..];
+        let want: Vec<u32> = want.iter().map(|l| l.to_bits()).collect();
+        for kernels in Kernels::available() {
+            let model = tiny::model(&bytes, kernels);
+            let options = |threads, ubatch| SessionOptions {
+                context_len: Some(700),
+                ubatch,
+                threads: Some(threads),
+                logit_rows: 5,
+                round_activations: true,
+                ..SessionOptions::default()
+            };
+            let (before, last) = text.split_at(n - 1);
+            for (threads, ubatch, parts) in [(2, 64, &[before, last][..]), (1, 3, &[&text[..]])] {
+                let mut session = Session::new(&model, &options(threads, ubatch)).unwrap();
+                let got = bits(&mut session, parts, first);
+                let what = format!("{} {n} {}", variant.name(), kernels.name());
+                assert_same(&got, &want, &what);
+            }
+        }
+        let exact = by_definition(variant, Some(QuantType::F16), KvType::F16, &text);
+        assert!(!exact.ends_with(&want), "rounding does nothing");
+    }
+}
+
+#[test]
+fn a_model_with_all_matrices_of_another_is_the_other() {
+    for variant in [Variant::Llama, Variant::Qwen3] {
+        let text = tiny::text(&variant.config(), 20);
+        let files = [QuantType::F32, QuantType::Q4].map(|t| tiny::container(variant, Some(t)));
+        let open = |i: usize| tiny::open(&files[i], Kernels::best()).unwrap();
+        let run = |model: Model| {
+            bits(
+                &mut session(&Arc::new(model), KvType::F16, 1, 64),
+                &[&text],
+                0,
+            )
+        };
+        let hybrid = open(0).with_matrices_of(open(1), |_, _| true).unwrap();
+        assert_same(&run(hybrid), &run(open(1)), variant.name());
+        let none = open(0).with_matrices_of(open(1), |_, _| false).unwrap();
+        assert_same(&run(none), &run(open(0)), variant.name());
+        let one = open(0).with_matrices_of(open(1), |role, layer| {
+            (role, layer) == (chaski_models::Role::FfnGate, Some(1))
+        });
+        let one = run(one.unwrap());
+        assert!(
+            one != run(open(0)) && one != run(open(1)),
+            "{}",
+            variant.name()
+        );
+
+        let mut moved = files[1].clone();
+        let container = Container::from_bytes(moved.clone()).unwrap();
+        let norm = container.tensor("blk.1.ffn_norm").unwrap().entry.offset as usize;
+        let norm = container.data_range().start + norm;
+        moved[norm + 2] ^= 1;
+        let other = tiny::open(&moved, Kernels::best()).unwrap();
+        let error = open(0).with_matrices_of(other, |_, _| true).unwrap_err();
+        assert!(error.to_string().contains("`blk.1.ffn_norm`"), "{error}");
+    }
+    let [a, b] = [Variant::Llama, Variant::Llama3Scaled]
+        .map(|v| tiny::open(&tiny::container(v, Some(QuantType::F32)), Kernels::best()).unwrap());
+    assert!(a.with_matrices_of(b, |_, _| true).is_err());
 }
 
 #[test]

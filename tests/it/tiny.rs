@@ -2,7 +2,7 @@
 
 use std::{io::Cursor, path::Path, sync::Arc};
 
-use chaski::{Model, ModelOptions};
+use chaski::{Model, ModelError, ModelOptions};
 use chaski_kernels_simd::Kernels;
 use chaski_models::{
     Config, TensorSpec, TokenId,
@@ -113,12 +113,17 @@ pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
 
 /// The model of that file.
 pub(crate) fn model(bytes: &[u8], kernels: &'static Kernels) -> Arc<Model> {
+    Arc::new(open(bytes, kernels).unwrap())
+}
+
+/// The same, not shared.
+pub(crate) fn open(bytes: &[u8], kernels: &'static Kernels) -> Result<Model, ModelError> {
     let container = Container::from_bytes(bytes.to_vec()).unwrap();
     let options = ModelOptions {
         kernels: Some(kernels),
         ..ModelOptions::default()
     };
-    Arc::new(Model::from_container(container, Path::new("tiny"), &options).unwrap())
+    Model::from_container(container, Path::new("tiny"), &options)
 }
 
 /// The same model by definition.

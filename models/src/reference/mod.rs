@@ -57,6 +57,7 @@ pub struct Reference {
     h: Vec<Vec<f32>>,
     /// Logits of the rows that want them.
     logits: Vec<Vec<f32>>,
+    rounded: bool,
 }
 
 impl Reference {
@@ -86,7 +87,17 @@ impl Reference {
             o: Vec::new(),
             h: Vec::new(),
             logits: Vec::new(),
+            rounded: false,
             config: config.clone(),
+        }
+    }
+
+    /// The same model, whose float matrices multiply activations that were quantised and are read
+    /// back: `f32(code) * d`.
+    pub fn round_activations(self) -> Self {
+        Self {
+            rounded: true,
+            ..self
         }
     }
 
@@ -151,7 +162,24 @@ impl Reference {
             scalar::rms_norm(x, weight, self.config.norm_eps, &mut out);
             out
         };
-        acts(&x.iter().map(norm).collect::<Vec<_>>())
+        self.acts(&x.iter().map(norm).collect::<Vec<_>>())
+    }
+
+    /// Rows of equal length as activations, padded with zeros to whole blocks, quantised.
+    fn acts(&self, rows: &[Vec<f32>]) -> Acts {
+        let cols = rows.first().map_or(0, Vec::len);
+        let mut acts = Acts::new(rows.len(), cols.div_ceil(BLOCK));
+        for (i, row) in rows.iter().enumerate() {
+            acts.floats_mut(i)[..cols].copy_from_slice(row);
+            let mut row = acts.row_mut(i);
+            scalar::quantize_row(&mut row);
+            if self.rounded {
+                let read = |k: usize| f32::from(row.codes[k]) * row.scales[k / BLOCK];
+                let floats: Vec<f32> = (0..row.codes.len()).map(read).collect();
+                acts.floats_mut(i).copy_from_slice(&floats);
+            }
+        }
+        acts
     }
 
     /// Bias, QK-norm and RoPE of one row's queries or keys, head by head, in place.
@@ -236,17 +264,6 @@ fn layout(spec: &TensorSpec, qtype: QuantType) -> TensorLayout {
     }
 }
 
-/// Rows of equal length as activations, padded with zeros to whole blocks, quantised.
-fn acts(rows: &[Vec<f32>]) -> Acts {
-    let cols = rows.first().map_or(0, Vec::len);
-    let mut acts = Acts::new(rows.len(), cols.div_ceil(BLOCK));
-    for (i, row) in rows.iter().enumerate() {
-        acts.floats_mut(i)[..cols].copy_from_slice(row);
-        scalar::quantize_row(&mut acts.row_mut(i));
-    }
-    acts
-}
-
 impl Phases for Reference {
     type Error = BackendError;
 
@@ -306,7 +323,7 @@ impl Phases for Reference {
         let y = self.mul(
             Role::AttnOut,
             Some(layer),
-            &acts(&self.o).rows(self.rows.len()),
+            &self.acts(&self.o).rows(self.rows.len()),
         );
         self.x
             .iter_mut()
@@ -333,7 +350,7 @@ impl Phases for Reference {
         let y = self.mul(
             Role::FfnDown,
             Some(layer),
-            &acts(&self.h).rows(self.rows.len()),
+            &self.acts(&self.h).rows(self.rows.len()),
         );
         self.x
             .iter_mut()

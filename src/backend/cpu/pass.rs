@@ -35,6 +35,7 @@ pub struct CpuBackend {
     team: Team,
     buffers: Buffers,
     kv: KvCache,
+    rounded: bool,
 }
 
 /// Bytes that a [`CpuBackend`] allocates.
@@ -72,6 +73,7 @@ impl CpuBackend {
             buffers: Buffers::new(model.config(), &limits),
             kv: KvCache::new(geometry, n_pages, limits.n_seqs, limits.context_len),
             limits,
+            rounded: false,
             model: Arc::clone(model),
         }
     }
@@ -98,6 +100,13 @@ impl CpuBackend {
     /// How large passes may be.
     pub const fn limits(&self) -> &PassLimits {
         &self.limits
+    }
+
+    /// Lets float matrices multiply activations that were quantised and are read back, `f32(code) * d`,
+    /// as quantised matrices do; or not, which is the default. Only to measure what the activations'
+    /// 8 bits cost by themselves.
+    pub const fn round_activations(&mut self, rounded: bool) {
+        self.rounded = rounded;
     }
 
     /// Positions stored of sequence `seq`.
@@ -219,6 +228,7 @@ impl CpuBackend {
             team,
             buffers,
             kv,
+            rounded,
             ..
         } = self;
         let (weights, config) = (model.weights(), model.config());
@@ -249,6 +259,7 @@ impl CpuBackend {
             kv: geometry,
             n_pages: pages.n_pages(),
             observed: observer.is_some(),
+            rounded: *rounded,
         });
         let not_finite = AtomicUsize::new(usize::MAX);
         let job = Job {

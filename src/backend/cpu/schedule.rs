@@ -130,6 +130,8 @@ pub(crate) struct Shape {
     /// Whether somebody looks at the rows that enter each matrix: they are then prepared once for
     /// all, however few they are.
     pub(crate) observed: bool,
+    /// Whether float matrices multiply what 8-bit activations stand for; prepared as if observed.
+    pub(crate) rounded: bool,
 }
 
 /// How the units of a step are dealt out.
@@ -237,12 +239,12 @@ impl Shape {
     /// Whether rows are normed and quantised by every worker for itself, not by one for all: that
     /// is less work than a barrier as long as it is one row.
     pub(crate) const fn each_norms(&self) -> bool {
-        self.n_rows == 1 && !self.observed
+        self.n_rows == 1 && !self.observed && !self.rounded
     }
 
     /// The same for the rows that want logits.
     pub(crate) const fn each_norms_head(&self) -> bool {
-        self.n_head_rows == 1 && !self.observed
+        self.n_head_rows == 1 && !self.observed && !self.rounded
     }
 
     const fn gqa_group(&self) -> usize {
@@ -331,7 +333,6 @@ impl Shape {
             | (Step::Qkv, Buf::X | Buf::Norm(_) | Buf::Rope)
             | (Step::Attend, Buf::Q | Buf::Kv)
             | (Step::Merge, Buf::States)
-            | (Step::QuantAttn, Buf::Attn(Plane::Floats))
             | (Step::AttnOutput, Buf::Attn(_))
             | (Step::GateUp | Step::Head, Buf::X | Buf::Norm(_))
             | (Step::Down, Buf::Ffn(_)) => Access::Read,
@@ -365,6 +366,7 @@ impl Shape {
                 block_rows: 1,
                 ..Grid::cols(q_dim, head_dim, 0)
             }),
+            (Step::QuantAttn, Buf::Attn(Plane::Floats)) if !self.rounded => Access::Read,
             (Step::QuantAttn, Buf::Attn(plane)) => by_row(padded(q_dim, plane)),
             (Step::AttnOutput | Step::Down, Buf::X) => {
                 Access::Write(Grid::cols(self.dim, TILE_ROWS, 0))

@@ -103,6 +103,22 @@ struct CodeParts<'t> {
 }
 
 impl CodeParts<'_> {
+    /// The same, and replaces the floats by what the codes stand for.
+    fn round(&mut self, kernels: &Kernels, row: usize, first: usize, floats: &mut [f32]) {
+        self.quantize(kernels, row, first, floats);
+        let blocks = first..first + floats.len() / BLOCK;
+        let codes = self
+            .codes
+            .row(row, blocks.start * BLOCK..blocks.end * BLOCK);
+        let scales = self.scales.row(row, blocks);
+        let floats = floats.chunks_exact_mut(BLOCK);
+        for ((floats, codes), &d) in floats.zip(codes.chunks_exact(BLOCK)).zip(&*scales) {
+            for (x, &code) in floats.iter_mut().zip(codes) {
+                *x = f32::from(code) * d;
+            }
+        }
+    }
+
     /// Quantises the blocks of row `row` from block `first` on, as many as `floats` are.
     fn quantize(&mut self, kernels: &Kernels, row: usize, first: usize, floats: &[f32]) {
         let blocks = first..first + floats.len() / BLOCK;
@@ -172,7 +188,9 @@ impl Worker<'_> {
             let floats = floats.row(unit, 0..views.n_blocks * BLOCK);
             job.kernels
                 .rms_norm(x, weight, job.config.norm_eps, &mut floats[..dim]);
-            if quantize {
+            if job.shape.rounded {
+                codes.round(job.kernels, unit, 0, floats);
+            } else if quantize {
                 codes.quantize(job.kernels, unit, 0, floats);
             }
         }
@@ -311,7 +329,9 @@ impl Phases for Worker<'_> {
     fn attn_output(&mut self, layer: usize) -> Result<(), Poisoned> {
         let matrix = &self.job.weights.layer(layer).attn_output;
         if self.turn.step() == Step::QuantAttn {
-            if matrix.is_quantized() {
+            if self.job.shape.rounded {
+                self.round_attention();
+            } else if matrix.is_quantized() {
                 self.quantize_attention();
             }
             self.turn.advance()?;

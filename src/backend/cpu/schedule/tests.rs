@@ -54,19 +54,22 @@ fn shapes() -> Vec<Shape> {
                         n_kv_heads,
                         head_dim,
                     };
-                    shapes.push(Shape {
-                        n_workers,
-                        n_rows,
-                        n_head_rows,
-                        attend,
-                        dim: 72,
-                        ffn_dim: 100,
-                        n_heads,
-                        vocab_size: 53,
-                        kv,
-                        n_pages: 2,
-                        observed: false,
-                    });
+                    for rounded in [false, true] {
+                        shapes.push(Shape {
+                            n_workers,
+                            n_rows,
+                            n_head_rows,
+                            attend,
+                            dim: 72,
+                            ffn_dim: 100,
+                            n_heads,
+                            vocab_size: 53,
+                            kv,
+                            n_pages: 2,
+                            observed: false,
+                            rounded,
+                        });
+                    }
                 }
             }
         }
@@ -149,7 +152,7 @@ fn the_steps_of_a_pass_end_and_pass_all_layers() {
         }
         assert_eq!(qkv_layers, [0, 1]);
         // One row: the five phases of a layer, a step for the embedding, one for the head.
-        if shape.n_rows == 1 && matches!(shape.attend, AttendBy::Rows { .. }) {
+        if shape.each_norms() && matches!(shape.attend, AttendBy::Rows { .. }) {
             assert_eq!(n, 1 + 2 * 5 + shape.n_head_rows);
         }
     }

@@ -313,6 +313,7 @@ mod tests {
             },
             n_pages: 1,
             observed: false,
+            rounded: false,
         }
     }
 

@@ -52,7 +52,9 @@ impl Worker<'_> {
                 // The columns past `ffn_dim` are never written and stay zero.
                 let floats = floats.row(row, first * BLOCK..last * BLOCK);
                 job.kernels.swiglu(gate, up, &mut floats[..n]);
-                if quantize {
+                if job.shape.rounded {
+                    codes.round(job.kernels, row, first, floats);
+                } else if quantize {
                     codes.quantize(job.kernels, row, first, floats);
                 }
             }

@@ -90,6 +90,16 @@ impl Worker<'_> {
         }
     }
 
+    /// Attention results, quantised and read back.
+    pub(super) fn round_attention(&self) {
+        let (job, turn, views) = (self.job, &self.turn, &self.job.attn);
+        let (mut floats, mut codes) = (turn.part(&views.floats), views.codes(turn));
+        for row in turn.units() {
+            let floats = floats.row(row, 0..views.n_blocks * BLOCK);
+            codes.round(job.kernels, row, 0, floats);
+        }
+    }
+
     /// Attention output matrix, added to `x`.
     pub(super) fn project_attention(&self, matrix: &Matrix) {
         let (job, turn, views) = (self.job, &self.turn, &self.job.attn);
