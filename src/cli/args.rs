@@ -10,6 +10,8 @@ use clap::{
     builder::{NonEmptyStringValueParser, RangedU64ValueParser as Ranged},
 };
 
+use super::target::{Bytes, Fit};
+
 /// What a newcomer types first.
 const EXAMPLES: &str = "\
 Examples:
@@ -335,8 +337,25 @@ pub(crate) struct ConvertArgs {
     pub(crate) output: Option<PathBuf>,
 
     /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) quant: QuantType,
+    #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
+    pub(crate) quant: Option<QuantType>,
+
+    /// The best types for a file of at most so many bytes: 734003200, 700MB, 0.7GiB
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["quant", "max_kld", "fit", "tensor_type"])]
+    pub(crate) size: Option<Bytes>,
+
+    /// The smallest file whose mean KL divergence from the source is predicted to be at most this
+    #[arg(long, value_name = "NATS", conflicts_with_all = ["quant", "fit", "tensor_type"])]
+    pub(crate) max_kld: Option<f64>,
+
+    /// The best types for what runs within so much memory, keys and values of the default context
+    /// included: 1GiB-ram
+    #[arg(long, value_name = "BYTES-ram", conflicts_with_all = ["quant", "tensor_type"])]
+    pub(crate) fit: Option<Fit>,
+
+    /// Draw predicted divergence against bytes, with --size, --max-kld or --fit
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "quant")]
+    pub(crate) plot: Option<PathBuf>,
 
     /// Another type for one role of tensors: attn_v=q6; several times, or with commas between them
     #[arg(long, value_name = "ROLE=TYPE", value_delimiter = ',')]

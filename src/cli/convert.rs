@@ -9,10 +9,11 @@ use anyhow::{Context, bail};
 use chaski_convert::{
     Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
 };
+use chaski_quant::QuantType;
 
 use super::{
     args::ConvertArgs,
-    out, resolve,
+    out, resolve, target,
     text::{self, MAX_CORPUS_BYTES},
 };
 
@@ -25,9 +26,8 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let mut options = ConvertOptions::new(
-        Recipe::named(args.quant.name())?.with_overrides(&args.tensor_type)?,
-    );
+    let recipe = Recipe::named(args.quant.map_or("q4", QuantType::name))?;
+    let mut options = ConvertOptions::new(recipe.with_overrides(&args.tensor_type)?);
     options.force = args.force;
     options.allow_missing_tokenizer = args.no_tokenizer;
     if let Some(n) = args.threads {
@@ -35,6 +35,16 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     }
     if let Some(text) = &args.calibrate {
         options.calibration = Some(calibration(text)?);
+    }
+    let mut stem = args.quant.map_or("mixed", QuantType::name).to_owned();
+    if args.quant.is_none() {
+        let source = source::open(&path)?;
+        let allocation = target::choose(args, &*source, &options)?;
+        if !args.json && !out::is_quiet() {
+            out::print(&target::told(&allocation))?;
+        }
+        stem = format!("{stem}-{}MB", allocation.bytes.div_ceil(1_000_000));
+        options.recipe = allocation.recipe;
     }
     if args.dry_run {
         let source = source::open(&path)?;
@@ -45,11 +55,11 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             Ok(out::print(&planned(&plan))?)
         };
     }
-    let target = args
+    let file = args
         .output
         .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("{name}-{}.chaski", args.quant)));
-    let report = resolve::convert(&path, &target, &options)?;
+        .unwrap_or_else(|| PathBuf::from(format!("{name}-{stem}.chaski")));
+    let report = resolve::convert(&path, &file, &options)?;
     if args.json {
         return Ok(out::print_json(&report)?);
     }
@@ -57,7 +67,7 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
         out::print(&reported(&report))?;
         out::print_line(format_args!(
             "{}: {}",
-            target.display(),
+            file.display(),
             resolve::summary(&report)
         ))?;
     }
