@@ -353,6 +353,11 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "BYTES-ram", conflicts_with_all = ["quant", "tensor_type"])]
     pub(crate) fit: Option<Fit>,
 
+    /// Measure the file against its source on a text (the one that ships with this program, unless
+    /// one is given); --max-kld does so anyway. Keeps the source unquantised in the cache
+    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
+    pub(crate) check: Option<PathBuf>,
+
     /// Draw predicted divergence against bytes, with --size, --max-kld or --fit
     #[arg(long, value_name = "FILE.svg", conflicts_with = "quant")]
     pub(crate) plot: Option<PathBuf>,

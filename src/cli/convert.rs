@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use chaski::eval::Report as Measured;
 use chaski_convert::{
     Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
 };
@@ -13,7 +14,7 @@ use chaski_quant::QuantType;
 
 use super::{
     args::ConvertArgs,
-    out, resolve, target,
+    check, out, resolve, target,
     text::{self, MAX_CORPUS_BYTES},
 };
 
@@ -36,42 +37,122 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     if let Some(text) = &args.calibrate {
         options.calibration = Some(calibration(text)?);
     }
-    let mut stem = args.quant.map_or("mixed", QuantType::name).to_owned();
-    if args.quant.is_none() {
-        let source = source::open(&path)?;
-        let allocation = target::choose(args, &*source, &options)?;
-        if !args.json && !out::is_quiet() {
-            out::print(&target::told(&allocation))?;
-        }
-        stem = format!("{stem}-{}MB", allocation.bytes.div_ceil(1_000_000));
-        options.recipe = allocation.recipe;
-    }
+    let Some(quant) = args.quant else {
+        return to_target(args, &path, &name, options);
+    };
     if args.dry_run {
-        let source = source::open(&path)?;
-        let plan = chaski_convert::plan(&*source, &options)?;
-        return if args.json {
-            Ok(out::print_json(&plan)?)
-        } else {
-            Ok(out::print(&planned(&plan))?)
-        };
+        return tell_plan(args, &path, &options);
     }
-    let file = args
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("{name}-{stem}.chaski")));
+    let file = file(args, &name, quant.name());
     let report = resolve::convert(&path, &file, &options)?;
+    let measured = check(args, &file, &options)?;
+    tell_report(args, &file, &report, measured.as_ref())
+}
+
+/// The file to write.
+fn file(args: &ConvertArgs, name: &str, types: &str) -> PathBuf {
+    let default = || PathBuf::from(format!("{name}-{types}.chaski"));
+    args.output.clone().unwrap_or_else(default)
+}
+
+fn tell_plan(args: &ConvertArgs, path: &Path, options: &ConvertOptions) -> anyhow::Result<()> {
+    let source = source::open(path)?;
+    let plan = chaski_convert::plan(&*source, options)?;
     if args.json {
-        return Ok(out::print_json(&report)?);
+        return Ok(out::print_json(&plan)?);
+    }
+    Ok(out::print(&planned(&plan))?)
+}
+
+fn tell_report(
+    args: &ConvertArgs,
+    file: &Path,
+    report: &Report,
+    measured: Option<&Measured>,
+) -> anyhow::Result<()> {
+    if args.json {
+        let mut document = serde_json::to_value(report)?;
+        if let Some(measured) = measured {
+            document["measured"] = serde_json::to_value(measured)?;
+        }
+        return Ok(out::print_json(&document)?);
     }
     if !out::is_quiet() {
-        out::print(&reported(&report))?;
+        out::print(&reported(report))?;
         out::print_line(format_args!(
             "{}: {}",
             file.display(),
-            resolve::summary(&report)
+            resolve::summary(report)
         ))?;
+        if let Some(measured) = measured {
+            out::print_line(check::told(measured))?;
+        }
     }
     Ok(())
+}
+
+/// Measures a finished file where that was asked for.
+fn check(
+    args: &ConvertArgs,
+    file: &Path,
+    options: &ConvertOptions,
+) -> anyhow::Result<Option<Measured>> {
+    let default = || PathBuf::from("default");
+    let text = args
+        .check
+        .clone()
+        .or_else(|| args.max_kld.map(|_| default()));
+    let Some(text) = text else { return Ok(None) };
+    let text = calibration(&text)?;
+    let measured = check::measure(&args.src, file, text.text(), options.threads)?;
+    Ok(Some(measured))
+}
+
+/// Conversions that `--max-kld` takes at most.
+const ROUNDS: usize = 6;
+
+/// Chooses types for a target and converts. A divergence asked for is measured, and where it was
+/// predicted too low the prediction is corrected by what was found.
+fn to_target(
+    args: &ConvertArgs,
+    path: &Path,
+    name: &str,
+    mut options: ConvertOptions,
+) -> anyhow::Result<()> {
+    let source = source::open(path)?;
+    let mut correction = 1.0;
+    for _ in 0..ROUNDS {
+        let allocation = target::choose(args, &*source, &options, correction)?;
+        if !args.json && !out::is_quiet() {
+            out::print(&target::told(&allocation))?;
+        }
+        options.recipe = allocation.recipe;
+        if args.dry_run {
+            return tell_plan(args, path, &options);
+        }
+        let types = format!("mixed-{}MB", allocation.bytes.div_ceil(1_000_000));
+        let file = file(args, name, &types);
+        let report = resolve::convert(path, &file, &options)?;
+        let measured = check(args, &file, &options)?;
+        let found = measured
+            .as_ref()
+            .map_or(0.0, |m| m.kl_divergence.mean.value);
+        let Some(wanted) = args.max_kld.filter(|&wanted| found > wanted) else {
+            return tell_report(args, &file, &report, measured.as_ref());
+        };
+        out::note(format_args!(
+            "{found:.5} measured where {:.5} was predicted: more than {wanted}, so again with larger types",
+            allocation.kld
+        ));
+        // A little more than what was found, so that the next round is the last.
+        correction = 1.05 * found / allocation.kld;
+        std::fs::remove_file(&file)
+            .with_context(|| format!("{} cannot be removed", file.display()))?;
+    }
+    bail!(
+        "no types were found that keep to --max-kld {} in {ROUNDS} conversions: use --size, or --quant f16",
+        args.max_kld.unwrap_or_default()
+    )
 }
 
 /// The text to calibrate with.

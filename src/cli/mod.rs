@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod cache;
 mod chat;
+mod check;
 mod conversation;
 mod convert;
 mod eval;

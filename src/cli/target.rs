@@ -85,14 +85,17 @@ impl FromStr for Fit {
 }
 
 /// Chooses the types that the arguments ask for.
+///
+/// `correction`: how many times the prediction a divergence was found to be.
 pub(crate) fn choose(
     args: &ConvertArgs,
     source: &dyn Source,
     options: &ConvertOptions,
+    correction: f64,
 ) -> anyhow::Result<Allocation> {
     let target = match (args.size, args.max_kld, args.fit) {
         (Some(Bytes(bytes)), ..) => Target::Bytes(bytes),
-        (_, Some(kld), _) => Target::Kld(kld),
+        (_, Some(kld), _) => Target::Kld(kld / correction),
         (.., Some(Fit(ram))) => Target::Bytes(within(source, ram)?),
         _ => anyhow::bail!("one of --quant, --size, --max-kld and --fit is needed"),
     };

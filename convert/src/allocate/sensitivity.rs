@@ -8,15 +8,15 @@ use chaski_models::tensors::Role;
 /// Measured by quantising one role after the other to Q4 and leaving the others at f16; see
 /// docs/quantiser.md.
 const ROLES: [(Role, f64); 9] = [
-    (Role::TokenEmbd, 2.0),
-    (Role::AttnQ, 1.5),
-    (Role::AttnK, 1.5),
-    (Role::AttnV, 4.0),
-    (Role::AttnOut, 4.0),
-    (Role::FfnGate, 5.0),
-    (Role::FfnUp, 6.0),
-    (Role::FfnDown, 8.0),
-    (Role::Output, 6.0),
+    (Role::TokenEmbd, 1.0),
+    (Role::AttnQ, 2.3),
+    (Role::AttnK, 2.0),
+    (Role::AttnV, 4.9),
+    (Role::AttnOut, 1.9),
+    (Role::FfnGate, 3.3),
+    (Role::FfnUp, 3.3),
+    (Role::FfnDown, 6.4),
+    (Role::Output, 5.0),
 ];
 
 /// The factor of a matrix's relative error: of all layers together, what its role has.

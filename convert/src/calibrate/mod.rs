@@ -26,7 +26,7 @@ use crate::{
         Limits, go_on,
         schedule::{Shape, schedule_range},
         spill::Spill,
-        tiles::{Guide, Tiler},
+        tiles::Tiler,
     },
     plan::ConvertPlan,
     progress::{Event, Progress},
@@ -38,8 +38,8 @@ use slice::Slice;
 
 pub use text::{Calibration, CalibrationError};
 
-/// What is added to the mean square of every column, as a share of the mean of all.
-const DAMPING: f64 = 0.01;
+/// What is added to the mean square of every column, as a share of it.
+const DAMPING: f64 = 0.02;
 
 /// The inputs of a layer's matrices.
 const SITES: [Site; 4] = [Site::Qkv, Site::AttnOutput, Site::GateUp, Site::Down];
@@ -113,7 +113,7 @@ impl Calibrate<'_> {
                 }
                 moments.add(&*products, &rows);
             });
-            hidden = ran.map_err(CalibrationError::Runner)?;
+            let after = ran.map_err(CalibrationError::Runner)?;
             if let Some(site) = not_finite {
                 let site = format!("{site} of layer {layer}");
                 return Err(CalibrationError::NotFinite { site }.into());
@@ -123,6 +123,15 @@ impl Calibrate<'_> {
                 let layer = (site != Site::Head).then_some(layer);
                 self.quantise(&mut spill, &pool, &*products, &mapped, site, layer, moments)?;
             }
+            hidden = if std::env::var("QZ_SEQ").is_ok() {
+                let file =
+                    slice.file_with(self.limits, layer, self.plan, &mapped, &spill, folder)?;
+                runner
+                    .observe(file, &lens, false, &mut |_, _| ())
+                    .map_err(CalibrationError::Runner)?
+            } else {
+                after
+            };
             self.tell(layer + 1, steps, memory)?;
         }
         self.tell(steps, steps, memory)?;
@@ -216,23 +225,19 @@ impl Calibrate<'_> {
         moments: Moments,
     ) -> Result<(), ConvertError> {
         let work = &self.plan.inner.work[..];
-        let knob = |name: &str, or: f64| {
-            std::env::var(name)
-                .ok()
-                .map_or(or, |v| v.parse().unwrap_or(or))
-        };
-        let damping = knob("QZ_DAMP", DAMPING);
-        let importance: Vec<f32> = moments.mean_squares().iter().map(|x| *x as f32).collect();
-        let feedback = moments.feedback(products, damping).map_err(|cause| {
-            let tensor = site.to_string();
-            ConvertError::Quantize { tensor, cause }
-        })?;
-        let guide = if knob("QZ_IMP", 0.0) > 0.0 {
-            Guide::Importance(&importance)
-        } else {
-            Guide::Feedback(&feedback)
-        };
-        let tiler = Tiler::new(self.source, &self.plan.tensors, work, pool).guided(guide);
+        let feedback = moments
+            .feedback(
+                products,
+                std::env::var("QZ_DAMP")
+                    .ok()
+                    .map_or(DAMPING, |v| v.parse().unwrap_or(DAMPING)),
+            )
+            .map_err(|cause| {
+                let tensor = site.to_string();
+                ConvertError::Quantize { tensor, cause }
+            })?;
+        let tiler =
+            Tiler::new(self.source, &self.plan.tensors, work, pool).with_feedback(&feedback);
         let roles = roles(site, self.plan.config.tied_embeddings);
         let is_here = |i: usize| {
             let spec = &mapped[i].spec;

@@ -4,7 +4,7 @@
 //! on the tokens 0, 1, 2, ... runs the layer on these states. Only this layer's weights are in
 //! memory, and the forward pass is the one that runs whole models.
 
-use std::{io::Cursor, ops::Range};
+use std::{io::Cursor, ops::Range, path::Path};
 
 use chaski_models::{
     config::Config,
@@ -16,8 +16,10 @@ use crate::{
     error::ConvertError,
     mapping::Mapped,
     options::ConvertOptions,
-    pipeline::{Limits, texts, write},
-    plan::plan,
+    pipeline::{
+        Limits, schedule::schedule_range, spill::Spill, texts, tiles::segment_bytes, write,
+    },
+    plan::{ConvertPlan, plan},
     progress::Silent,
     recipe::{Recipe, TypeOverride},
     source::{
@@ -129,15 +131,89 @@ impl<'a> Slice<'a> {
             .map_err(ConvertError::Recipe)
     }
 
+    /// The bytes of a container that holds it with the tiles that `spill` has of its layer.
+    ///
+    /// * `whole`, `mapped`: the plan and the tensors of the whole model.
+    pub(super) fn file_with(
+        &self,
+        limits: Limits,
+        layer: usize,
+        whole: &ConvertPlan,
+        mapped: &[Mapped],
+        spill: &Spill,
+        folder: &Path,
+    ) -> Result<Vec<u8>, ConvertError> {
+        let specs = tensor_table(&self.config);
+        let index = |i: usize| {
+            let same = |m: &Mapped| m.spec.role == specs[i].role && m.spec.layer == Some(layer);
+            mapped.iter().position(same)
+        };
+        let mut types: Vec<TypeOverride> = (0..specs.len())
+            .filter(|&i| !specs[i].vector)
+            .filter_map(|i| {
+                let qtype = whole.tensors[index(i)?].qtype;
+                let role = specs[i].role;
+                Some(TypeOverride { role, qtype })
+            })
+            .collect();
+        types.push(TypeOverride {
+            role: Role::TokenEmbd,
+            qtype: QuantType::F32,
+        });
+        let recipe = Recipe::named("f32").and_then(|r| r.with_overrides(&types));
+        let mut options = ConvertOptions::new(recipe.map_err(ConvertError::Recipe)?);
+        options.allow_missing_tokenizer = true;
+        let plan = plan(self, &options)?;
+        let mut own = Spill::new(folder, &plan.inner.data)?;
+        let (mut bytes, mut next) = (Vec::new(), 0);
+        while next < specs.len() {
+            let first = next;
+            let pair = specs[first].role.is_interleaved();
+            next += 1 + usize::from(pair);
+            let Some(at) = index(first) else { continue };
+            let Some(stats) = spill.stats(at) else {
+                continue;
+            };
+            for mut chunk in schedule_range(&plan.inner.work, first..next, limits.chunk) {
+                let len = chunk
+                    .iter()
+                    .map(|s| segment_bytes(&plan.inner.work, s))
+                    .sum();
+                bytes.clear();
+                bytes.resize(len, 0);
+                chunk
+                    .iter_mut()
+                    .for_each(|s| s.tensor = s.tensor + at - first);
+                spill.get(&whole.inner.work, &chunk, &mut bytes)?;
+                chunk
+                    .iter_mut()
+                    .for_each(|s| s.tensor = s.tensor + first - at);
+                own.put(&plan.inner.work, &chunk, &bytes)?;
+            }
+            (first..next).for_each(|i| own.complete(i, stats));
+        }
+        self.write(&plan, &options, limits, Some(&own))
+    }
+
+    fn write(
+        &self,
+        plan: &ConvertPlan,
+        options: &ConvertOptions,
+        limits: Limits,
+        spill: Option<&Spill>,
+    ) -> Result<Vec<u8>, ConvertError> {
+        let metadata = texts::metadata(self, plan, options, None, &[])?;
+        let out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize + (1 << 16)));
+        let (out, _) = write(self, plan, limits, out, metadata, &[], &Silent, spill)?;
+        Ok(out.into_inner())
+    }
+
     /// The bytes of a container that holds it.
     pub(super) fn file(&self, limits: Limits) -> Result<Vec<u8>, ConvertError> {
         let mut options = ConvertOptions::new(self.recipe()?);
         options.allow_missing_tokenizer = true;
         let plan = plan(self, &options)?;
-        let metadata = texts::metadata(self, &plan, &options, None, &[])?;
-        let out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize + (1 << 16)));
-        let (out, _) = write(self, &plan, limits, out, metadata, &[], &Silent, None)?;
-        Ok(out.into_inner())
+        self.write(&plan, &options, limits, None)
     }
 }
 

@@ -145,6 +145,11 @@ impl Calibration {
         Ok(Self { name, text })
     }
 
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// What is recorded of it: its name without directories is its user's own affair, so its digest
     /// stands for it, unless it is the program's.
     pub(crate) fn record(&self) -> String {

@@ -20,18 +20,7 @@ pub(crate) struct Tiler<'a> {
     work: &'a [Work],
     quantizers: [Quantizer; QuantType::ALL.len()],
     pool: &'a rayon::ThreadPool,
-    guide: Guide<'a>,
-}
-
-/// What the quantiser is told about a matrix's input.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Guide<'a> {
-    /// Nothing.
-    None,
-    /// How much each column matters.
-    Importance(&'a [f32]),
-    /// How the columns' errors go together.
-    Feedback(&'a Feedback),
+    feedback: Option<&'a Feedback>,
 }
 
 /// One tile, or one vector.
@@ -58,13 +47,14 @@ impl<'a> Tiler<'a> {
             work,
             quantizers: QuantType::ALL.map(Quantizer::new),
             pool,
-            guide: Guide::None,
+            feedback: None,
         }
     }
 
-    /// The same with a guide for all matrices that are quantised.
-    pub(crate) fn guided(self, guide: Guide<'a>) -> Self {
-        Self { guide, ..self }
+    /// The same with feedback for all matrices.
+    pub(crate) fn with_feedback(self, feedback: &'a Feedback) -> Self {
+        let feedback = Some(feedback);
+        Self { feedback, ..self }
     }
 
     /// Quantises `chunk`, whose rows are `raw`, to `out`, in the order of the file; adds to the
@@ -185,10 +175,9 @@ impl<'a> Tiler<'a> {
                 }
                 let quantizer = &self.quantizers[usize::from(tensor.qtype.id())];
                 let views = &views[..rows.len()];
-                match self.guide {
-                    Guide::None => quantizer.quantize_tile(views, out),
-                    Guide::Importance(i) => quantizer.quantize_tile_weighted(views, Some(i), out),
-                    Guide::Feedback(feedback) => quantizer
+                match self.feedback {
+                    None => quantizer.quantize_tile(views, out),
+                    Some(feedback) => quantizer
                         .quantize_tile_with_feedback(views, feedback, out)
                         .map(|(stats, _)| stats),
                 }
