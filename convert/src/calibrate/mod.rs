@@ -113,7 +113,7 @@ impl Calibrate<'_> {
                 }
                 moments.add(&*products, &rows);
             });
-            let after = ran.map_err(CalibrationError::Runner)?;
+            ran.map_err(CalibrationError::Runner)?;
             if let Some(site) = not_finite {
                 let site = format!("{site} of layer {layer}");
                 return Err(CalibrationError::NotFinite { site }.into());
@@ -123,15 +123,11 @@ impl Calibrate<'_> {
                 let layer = (site != Site::Head).then_some(layer);
                 self.quantise(&mut spill, &pool, &*products, &mapped, site, layer, moments)?;
             }
-            hidden = if std::env::var("QZ_SEQ").is_ok() {
-                let file =
-                    slice.file_with(self.limits, layer, self.plan, &mapped, &spill, folder)?;
-                runner
-                    .observe(file, &lens, false, &mut |_, _| ())
-                    .map_err(CalibrationError::Runner)?
-            } else {
-                after
-            };
+            // What the next layer sees is what the quantised layers make of the text, so that it can
+            // make up for them.
+            let file = slice.file_with(self.limits, layer, self.plan, &mapped, &spill, folder)?;
+            let ran = runner.observe(file, &lens, false, &mut |_, _| ());
+            hidden = ran.map_err(CalibrationError::Runner)?;
             self.tell(layer + 1, steps, memory)?;
         }
         self.tell(steps, steps, memory)?;
