@@ -74,6 +74,7 @@ pub mod generate;
 pub mod model;
 pub mod os;
 pub mod plan;
+pub mod runner;
 pub mod sampler;
 pub mod self_test;
 pub mod session;

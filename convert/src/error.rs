@@ -1,11 +1,14 @@
 //! Why a conversion failed.
 
-use std::{error::Error, fmt, path::PathBuf};
+use std::{error::Error, fmt, io, path::PathBuf};
 
 use chaski_models::{metadata::MetadataError, tokenizer::TokenizerError};
 use chaski_quant::{LayoutError, container::ContainerError, quantize::QuantizeError};
 
-use crate::{mapping::MappingError, source::SourceError};
+use crate::{
+    allocate::AllocateError, calibrate::CalibrationError, mapping::MappingError,
+    recipe::RecipeError, source::SourceError,
+};
 
 /// Why a conversion failed. No file is left behind.
 #[derive(Debug)]
@@ -68,6 +71,16 @@ pub enum ConvertError {
     Metadata(MetadataError),
     /// The threads could not be started.
     Threads(rayon::ThreadPoolBuildError),
+    /// The recipe is none.
+    Recipe(RecipeError),
+    /// No types reach the target.
+    Allocate(AllocateError),
+    /// The text to calibrate with cannot be used.
+    Calibration(CalibrationError),
+    /// Calibration was asked for, and no machine to run the source was given.
+    NoRunner,
+    /// Tiles could not be kept beside the file until their turn.
+    Spill(io::Error),
     /// The progress callback asked to stop.
     Cancelled,
 }
@@ -116,6 +129,13 @@ impl fmt::Display for ConvertError {
             Self::Container(cause) => cause.fmt(f),
             Self::Metadata(_) => f.write_str("what would be recorded in the file is not accepted"),
             Self::Threads(_) => f.write_str("could not start the threads"),
+            Self::Recipe(cause) => cause.fmt(f),
+            Self::Allocate(cause) => cause.fmt(f),
+            Self::Calibration(cause) => cause.fmt(f),
+            Self::NoRunner => f.write_str("calibration needs a machine that runs the model"),
+            Self::Spill(_) => {
+                f.write_str("could not keep tiles in a temporary file beside the output")
+            }
             Self::Cancelled => f.write_str("cancelled"),
         }
     }
@@ -132,6 +152,8 @@ impl Error for ConvertError {
             Self::Container(cause) => cause.source(),
             Self::Metadata(cause) => Some(cause),
             Self::Threads(cause) => Some(cause),
+            Self::Calibration(cause) => cause.source(),
+            Self::Spill(cause) => Some(cause),
             _ => None,
         }
     }
@@ -158,5 +180,11 @@ impl From<ContainerError> for ConvertError {
 impl From<MetadataError> for ConvertError {
     fn from(cause: MetadataError) -> Self {
         Self::Metadata(cause)
+    }
+}
+
+impl From<CalibrationError> for ConvertError {
+    fn from(cause: CalibrationError) -> Self {
+        Self::Calibration(cause)
     }
 }

@@ -32,6 +32,8 @@
 //! bf16, f16, f32 or one of GGUF's block types; memory is below 512 MiB as long as 16 rows of every
 //! matrix are below 64 MiB.
 
+mod allocate;
+mod calibrate;
 pub mod dequant;
 mod error;
 pub mod mapping;
@@ -42,15 +44,19 @@ mod plan;
 mod progress;
 mod recipe;
 mod report;
+mod runner;
 pub mod source;
 #[cfg(test)]
 mod tests;
 
+pub use allocate::{AllocateError, Allocation, FrontPoint, Target, allocate};
+pub use calibrate::{Calibration, CalibrationError};
 pub use error::ConvertError;
 pub use note::Note;
 pub use options::ConvertOptions;
-pub use pipeline::{TOKENIZER_CONFIG, convert};
+pub use pipeline::{TOKENIZER_CONFIG, convert, convert_with};
 pub use plan::{ConvertPlan, FileInfo, JSON_SCHEMA, PlannedTensor, RecipeUse, SourceInfo, plan};
 pub use progress::{Event, Progress, Silent};
 pub use recipe::{Recipe, RecipeError, TypeOverride};
 pub use report::{Report, RoleReport, TensorReport, WeightError};
+pub use runner::{ModelRunner, Products, RunnerError};

@@ -2,13 +2,16 @@
 
 use std::num::NonZeroUsize;
 
-use crate::recipe::Recipe;
+use crate::{calibrate::Calibration, recipe::Recipe};
 
 /// What a conversion is told. All but `threads` and `force` is recorded in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvertOptions {
     /// Which role gets which type.
     pub recipe: Recipe,
+    /// The text that the quantiser is to watch the source model read; needs
+    /// [`convert_with`](crate::convert_with).
+    pub calibration: Option<Calibration>,
     /// Threads that quantise; `None`: as many as the machine gives this process. The bytes do not
     /// depend on it.
     pub threads: Option<NonZeroUsize>,
@@ -26,6 +29,7 @@ impl ConvertOptions {
     pub fn new(recipe: Recipe) -> Self {
         Self {
             recipe,
+            calibration: None,
             threads: None,
             allow_missing_tokenizer: false,
             force: false,

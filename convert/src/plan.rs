@@ -94,7 +94,11 @@ pub struct RecipeUse {
     pub version: u32,
     /// What was changed of it.
     pub overrides: Vec<TypeOverride>,
-    /// The types of the roles that the model has.
+    /// What the types were chosen for, where they were chosen for this model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The types of the roles that the model has; of a role whose layers differ, the most frequent
+    /// one.
     #[serde(serialize_with = "names_of_types")]
     pub types: BTreeMap<Role, QuantType>,
 }
@@ -194,7 +198,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
     } in mapped
     {
         let from = &source.tensors()[index];
-        let qtype = options.recipe.qtype(spec.role);
+        let qtype = options.recipe.qtype_of(spec.role, spec.layer);
         let tile_bytes = 64 * from.cols as u64;
         if tile_bytes > MAX_TILE_BYTES {
             let tensor = from.name.clone();
@@ -209,7 +213,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
             let len = spec.cols;
             (TensorKind::Vector { len }, Shape::Vector { len })
         } else {
-            types.insert(spec.role, qtype);
+            types.insert(spec.role, options.recipe.qtype(spec.role));
             let layout: TensorLayout =
                 spec.layout(qtype).map_err(|cause| ConvertError::Layout {
                     tensor: spec.name.clone(),
@@ -268,6 +272,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
             name: recipe.name(),
             version: recipe.version(),
             overrides: recipe.overrides().to_vec(),
+            target: recipe.target().map(str::to_owned),
             types,
         },
         n_weights,

@@ -6,13 +6,22 @@ use chaski_quant::container::AtomicFile;
 
 use crate::note::Note;
 
-/// What a conversion tells, in this order: notes, `Start`, `Advance` many times, `Finish` at least
-/// once, `Written`.
+/// What a conversion tells, in this order: notes, `Calibrate` many times where that was asked for,
+/// `Start`, `Advance` many times, `Finish` at least once, `Written`.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A decision that the user should know about.
     Note(&'a Note),
+    /// A layer of the source was run on the calibration text, and what was seen was used.
+    Calibrate {
+        /// Steps done: a layer each, and the output matrix.
+        done: usize,
+        /// Steps to do.
+        of: usize,
+        /// Bytes of memory that calibration takes at most.
+        memory: u64,
+    },
     /// The tensors begin.
     Start {
         /// Bytes of the source's tensors.

@@ -4,15 +4,18 @@
 //! for ever, so a change here is a new version. Vectors (norms and biases) are `f32` in all of
 //! them.
 //!
-//! | recipe | attention and feed-forward | embeddings, output | bits per weight, 1B |
-//! |---|---|---|---|
-//! | `q4` | Q4 | Q6 | 4.7 |
-//! | `q4h` | Q4H | Q6 | 4.9 |
-//! | `q5` | Q5 | Q6 | 5.5 |
-//! | `q6`, `q8`, `f16`, `bf16`, `f32` | that type | that type | 6.3, 8.3, 16, 16, 32 |
+//! | recipe | attention and feed-forward | keys | values | embeddings, output | bits per weight, 1B |
+//! |---|---|---|---|---|---|
+//! | `q4` | Q4 | Q5 | Q6 | Q6 | 4.8 |
+//! | `q4h` | Q4H | Q5 | Q6 | Q6 | 5.0 |
+//! | `q5` | Q5 | Q6 | Q6 | Q6 | 5.5 |
+//! | `q6` | Q6 | Q6 | Q8 | Q6 | 6.3 |
+//! | `q8`, `f16`, `bf16`, `f32` | that type | that type | that type | that type | 8.3, 16, 16, 32 |
 //!
 //! The output matrix decides between the best tokens, and in small models it is the embedding
-//! matrix too: 6 bits there cost a 1B model 66 MB more than 4 would.
+//! matrix too: 6 bits there cost a 1B model 66 MB more than 4 would. Values and keys are small where
+//! query heads share them, and an error in them is worth several times that of another matrix
+//! (docs/quantiser.md has the figures).
 
 use std::{collections::BTreeMap, error::Error, fmt, str::FromStr};
 
@@ -27,46 +30,112 @@ pub struct Recipe {
     version: u32,
     types: BTreeMap<Role, QuantType>,
     overrides: Vec<TypeOverride>,
+    /// Types of single layers' matrices, where they differ from their role's.
+    layers: BTreeMap<(Role, usize), QuantType>,
+    /// What the types were chosen for, in words.
+    target: Option<String>,
 }
 
-/// The recipes: name, version, type of the layers' matrices, type of embeddings and output.
-const RECIPES: [(&str, u32, QuantType, QuantType); 8] = [
-    ("q4", 1, QuantType::Q4, QuantType::Q6),
-    ("q4h", 1, QuantType::Q4H, QuantType::Q6),
-    ("q5", 1, QuantType::Q5, QuantType::Q6),
-    ("q6", 1, QuantType::Q6, QuantType::Q6),
-    ("q8", 1, QuantType::Q8, QuantType::Q8),
-    ("f16", 1, QuantType::F16, QuantType::F16),
-    ("bf16", 1, QuantType::BF16, QuantType::BF16),
-    ("f32", 1, QuantType::F32, QuantType::F32),
-];
+/// A recipe as data.
+struct Named {
+    name: &'static str,
+    version: u32,
+    /// The layers' matrices, but for keys and values.
+    layers: QuantType,
+    keys: QuantType,
+    values: QuantType,
+    /// Embeddings and output.
+    ends: QuantType,
+}
+
+impl Named {
+    const fn new(name: &'static str, version: u32, types: [QuantType; 4]) -> Self {
+        let [layers, keys, values, ends] = types;
+        Self {
+            name,
+            version,
+            layers,
+            keys,
+            values,
+            ends,
+        }
+    }
+
+    const fn uniform(name: &'static str, qtype: QuantType) -> Self {
+        Self::new(name, 1, [qtype; 4])
+    }
+
+    const fn qtype(&self, role: Role) -> QuantType {
+        match role {
+            Role::TokenEmbd | Role::Output => self.ends,
+            Role::AttnK => self.keys,
+            Role::AttnV => self.values,
+            _ => self.layers,
+        }
+    }
+}
+
+/// The recipes.
+const RECIPES: [Named; 8] = {
+    use QuantType::{BF16, F16, F32, Q4, Q4H, Q5, Q6, Q8};
+    [
+        Named::new("q4", 2, [Q4, Q5, Q6, Q6]),
+        Named::new("q4h", 2, [Q4H, Q5, Q6, Q6]),
+        Named::new("q5", 2, [Q5, Q6, Q6, Q6]),
+        Named::new("q6", 2, [Q6, Q6, Q8, Q6]),
+        Named::uniform("q8", Q8),
+        Named::uniform("f16", F16),
+        Named::uniform("bf16", BF16),
+        Named::uniform("f32", F32),
+    ]
+};
+
+/// The version of the way in which types are chosen for a model.
+const MIXED_VERSION: u32 = 1;
 
 impl Recipe {
     /// The names of all recipes.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        RECIPES.iter().map(|r| r.0)
+        RECIPES.iter().map(|r| r.name)
     }
 
     /// The recipe called `name`.
     pub fn named(name: &str) -> Result<Self, RecipeError> {
-        let known = RECIPES.iter().find(|r| r.0.eq_ignore_ascii_case(name));
-        let Some(&(name, version, layers, ends)) = known else {
+        let known = RECIPES.iter().find(|r| r.name.eq_ignore_ascii_case(name));
+        let Some(known) = known else {
             return Err(RecipeError::Unknown {
                 name: name.to_owned(),
             });
         };
-        let qtype = |role| match role {
-            Role::TokenEmbd | Role::Output => ends,
-            _ => layers,
-        };
         let matrices = Role::ALL.into_iter().filter(|role| !role.is_vector());
-        let types = matrices.map(|role| (role, qtype(role))).collect();
+        let types = matrices.map(|role| (role, known.qtype(role))).collect();
         Ok(Self {
-            name,
-            version,
+            name: known.name,
+            version: known.version,
             types,
             overrides: Vec::new(),
+            layers: BTreeMap::new(),
+            target: None,
         })
+    }
+
+    /// A recipe with a type for every matrix; see [`allocate`](crate::allocate()).
+    ///
+    /// * `types`: of each role, and of each layer's matrix that has another type.
+    /// * `target`: what they were chosen for.
+    pub(crate) fn mixed(
+        types: BTreeMap<Role, QuantType>,
+        layers: BTreeMap<(Role, usize), QuantType>,
+        target: String,
+    ) -> Self {
+        Self {
+            name: "mixed",
+            version: MIXED_VERSION,
+            types,
+            overrides: Vec::new(),
+            layers,
+            target: Some(target),
+        }
     }
 
     /// The recipe with other types for some roles; of two for the same role the later one holds.
@@ -105,7 +174,18 @@ impl Recipe {
         &self.overrides
     }
 
-    /// The type of `role`; `f32` of a vector.
+    /// What the types were chosen for, where they were chosen for this model: `--size 700MB`.
+    pub fn target(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+
+    /// The type of a tensor of `role` in layer `layer`; `f32` of a vector.
+    pub fn qtype_of(&self, role: Role, layer: Option<usize>) -> QuantType {
+        let own = layer.and_then(|layer| self.layers.get(&(role, layer)));
+        own.copied().unwrap_or_else(|| self.qtype(role))
+    }
+
+    /// The type of `role`, but for single layers ([`qtype_of`](Self::qtype_of)); `f32` of a vector.
     pub fn qtype(&self, role: Role) -> QuantType {
         self.types.get(&role).copied().unwrap_or(QuantType::F32)
     }
@@ -222,6 +302,10 @@ mod tests {
             assert!(recipe.qtype(Role::Output).bits_per_weight() >= qtype.bits_per_weight());
             assert_eq!(recipe.qtype(Role::AttnNorm), QuantType::F32);
             assert_eq!(recipe.qtype(Role::TokenEmbd), recipe.qtype(Role::Output));
+            for role in [Role::AttnK, Role::AttnV] {
+                let bits = |role| recipe.qtype(role).bits_per_weight();
+                assert!(bits(role) >= bits(Role::AttnQ), "{qtype}: {role}");
+            }
         }
         assert_eq!(Recipe::names().count(), QuantType::ALL.len());
         assert!(

@@ -35,7 +35,7 @@ pub struct Report {
     pub file_bytes: u64,
     /// As [`ConvertPlan::bits_per_weight`].
     pub bits_per_weight: f64,
-    /// Error of each role, in file order.
+    /// Error of each role and type, in file order.
     pub roles: Vec<RoleReport>,
     /// The tensors with the largest relative error, the worst first.
     pub worst: Vec<TensorReport>,
@@ -59,7 +59,7 @@ pub struct WeightError {
     pub max_abs_err: f32,
 }
 
-/// All tensors of a role.
+/// All tensors of a role that have one type.
 #[derive(Clone, Debug, Serialize)]
 pub struct RoleReport {
     /// The role.
@@ -136,25 +136,29 @@ pub(crate) fn report(
     threads: usize,
     seconds: f64,
 ) -> Report {
-    let roles = role_errors(&plan.tensors, stats)
-        .into_iter()
-        .map(|(role, sum)| {
-            let of_role = || plan.tensors.iter().filter(|t| t.role == role);
-            RoleReport {
-                role,
-                qtype: of_role().next().map_or(QuantType::F32, |t| t.qtype),
-                n_tensors: of_role().count(),
-                n_weights: sum.n,
-                bytes: sum.bytes,
-                bits_per_weight: 8.0 * sum.bytes as f64 / sum.n as f64,
-                error: WeightError::of(&TileStats {
-                    n: sum.n,
-                    sum_sq: sum.sum_sq,
-                    err_sq: sum.err_sq,
-                    max_abs_err: sum.max_abs_err,
-                }),
-            }
-        });
+    let mut kinds: Vec<(Role, QuantType)> =
+        plan.tensors.iter().map(|t| (t.role, t.qtype)).collect();
+    kinds.sort();
+    kinds.dedup();
+    let roles = kinds.into_iter().map(|(role, qtype)| {
+        let mut sum = TileStats::default();
+        let (mut n_tensors, mut bytes) = (0, 0);
+        let of_kind = |t: &PlannedTensor| t.role == role && t.qtype == qtype;
+        for (t, stats) in plan.tensors.iter().zip(stats).filter(|(t, _)| of_kind(t)) {
+            sum.merge(stats);
+            n_tensors += 1;
+            bytes += t.bytes;
+        }
+        RoleReport {
+            role,
+            qtype,
+            n_tensors,
+            n_weights: sum.n,
+            bytes,
+            bits_per_weight: 8.0 * bytes as f64 / sum.n as f64,
+            error: WeightError::of(&sum),
+        }
+    });
     let mut worst: Vec<_> = plan
         .tensors
         .iter()

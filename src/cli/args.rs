@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use chaski::session::MAX_CONTEXT;
+use chaski_convert::TypeOverride;
 use chaski_quant::QuantType;
 use clap::{
     Args as ClapArgs, Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, RangedU64ValueParser as Ranged},
 };
+
+use super::target::{Bytes, Fit};
 
 /// What a newcomer types first.
 const EXAMPLES: &str = "\
@@ -342,8 +345,39 @@ pub(crate) struct ConvertArgs {
     pub(crate) output: Option<PathBuf>,
 
     /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) quant: QuantType,
+    #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
+    pub(crate) quant: Option<QuantType>,
+
+    /// The best types for a file of at most so many bytes: 734003200, 700MB, 0.7GiB
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["quant", "max_kld", "fit", "tensor_type"])]
+    pub(crate) size: Option<Bytes>,
+
+    /// The smallest file whose mean KL divergence from the source is predicted to be at most this
+    #[arg(long, value_name = "NATS", conflicts_with_all = ["quant", "fit", "tensor_type"])]
+    pub(crate) max_kld: Option<f64>,
+
+    /// The best types for what runs within so much memory, keys and values of the default context
+    /// included: 1GiB-ram
+    #[arg(long, value_name = "BYTES-ram", conflicts_with_all = ["quant", "tensor_type"])]
+    pub(crate) fit: Option<Fit>,
+
+    /// Measure the file against its source on a text (the one that ships with this program, unless
+    /// one is given); --max-kld does so anyway. Keeps the source unquantised in the cache
+    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
+    pub(crate) check: Option<PathBuf>,
+
+    /// Draw predicted divergence against bytes, with --size, --max-kld or --fit
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "quant")]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// Another type for one role of tensors: attn_v=q6; several times, or with commas between them
+    #[arg(long, value_name = "ROLE=TYPE", value_delimiter = ',')]
+    pub(crate) tensor_type: Vec<TypeOverride>,
+
+    /// Run the source on a text and quantise with what is seen: a file, or the text that ships with
+    /// this program
+    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
+    pub(crate) calibrate: Option<PathBuf>,
 
     /// Replace OUT if it exists
     #[arg(long)]

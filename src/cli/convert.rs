@@ -1,11 +1,22 @@
 //! `chaski convert`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
-use chaski_convert::{ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source};
+use chaski::eval::Report as Measured;
+use chaski_convert::{
+    Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
+};
+use chaski_quant::QuantType;
 
-use super::{args::ConvertArgs, eval, out, resolve};
+use super::{
+    args::ConvertArgs,
+    check, eval, out, resolve, target,
+    text::{self, MAX_CORPUS_BYTES},
+};
 
 /// Converts a checkpoint, or tells what that would do.
 pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
@@ -16,56 +27,168 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let mut options = ConvertOptions::new(Recipe::named(args.quant.name())?);
+    let recipe = Recipe::named(args.quant.map_or("q4", QuantType::name))?;
+    let mut options = ConvertOptions::new(recipe.with_overrides(&args.tensor_type)?);
     options.force = args.force;
     options.allow_missing_tokenizer = args.no_tokenizer;
     if let Some(n) = args.threads {
         super::answer::tell_threads(Some(n));
         options.threads = Some(NonZeroUsize::new(n).context("-t 0: expected at least one thread")?);
     }
-    if args.dry_run {
-        let source = source::open(&path)?;
-        let plan = chaski_convert::plan(&*source, &options)?;
-        return if args.json {
-            Ok(out::print_json(&plan)?)
-        } else {
-            Ok(out::print(&planned(&plan))?)
-        };
-    }
-    let target = args
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("{name}-{}.chaski", args.quant)));
-    // The converter would name the file that it writes first.
-    if let Some(folder) = target.parent().filter(|f| !f.as_os_str().is_empty())
-        && !folder.is_dir()
-    {
-        bail!(
-            "{}: there is no folder {}",
-            target.display(),
-            folder.display()
-        );
+    if let Some(text) = &args.calibrate {
+        options.calibration = Some(calibration(text)?);
     }
     // A text that cannot be read is told before the work is done.
     if let Some(text) = &args.certify {
         eval::read_text(text)?;
     }
-    let report = resolve::convert(&path, &target, &options)?;
+    let Some(quant) = args.quant else {
+        return to_target(args, &path, &name, options);
+    };
+    if args.dry_run {
+        return tell_plan(args, &path, &options);
+    }
+    let file = file(args, &name, quant.name())?;
+    let report = resolve::convert(&path, &file, &options)?;
+    let measured = check(args, &file, &options)?;
+    certify(args, &file)?;
+    tell_report(args, &file, &report, measured.as_ref())
+}
+
+/// The file to write.
+fn file(args: &ConvertArgs, name: &str, types: &str) -> anyhow::Result<PathBuf> {
+    let default = || PathBuf::from(format!("{name}-{types}.chaski"));
+    let file = args.output.clone().unwrap_or_else(default);
+    // The converter would name the file that it writes first.
+    if let Some(folder) = file.parent().filter(|f| !f.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        bail!(
+            "{}: there is no folder {}",
+            file.display(),
+            folder.display()
+        );
+    }
+    Ok(file)
+}
+
+/// Writes what the file was measured to lose, where that was asked for.
+fn certify(args: &ConvertArgs, file: &Path) -> anyhow::Result<()> {
     if let Some(text) = &args.certify {
-        eval::certify(&target, &args.src, text, args.threads)?;
-    }
-    if args.json {
-        return Ok(out::print_json(&report)?);
-    }
-    if !out::is_quiet() {
-        out::print(&reported(&report))?;
-        out::print_line(format_args!(
-            "{}: {}",
-            target.display(),
-            resolve::summary(&report)
-        ))?;
+        eval::certify(file, &args.src, text, args.threads)?;
     }
     Ok(())
+}
+
+fn tell_plan(args: &ConvertArgs, path: &Path, options: &ConvertOptions) -> anyhow::Result<()> {
+    let source = source::open(path)?;
+    let plan = chaski_convert::plan(&*source, options)?;
+    if args.json {
+        return Ok(out::print_json(&plan)?);
+    }
+    Ok(out::print(&planned(&plan))?)
+}
+
+fn tell_report(
+    args: &ConvertArgs,
+    file: &Path,
+    report: &Report,
+    measured: Option<&Measured>,
+) -> anyhow::Result<()> {
+    if args.json {
+        let mut document = serde_json::to_value(report)?;
+        if let Some(measured) = measured {
+            document["measured"] = serde_json::to_value(measured)?;
+        }
+        return Ok(out::print_json(&document)?);
+    }
+    if !out::is_quiet() {
+        out::print(&reported(report))?;
+        out::print_line(format_args!(
+            "{}: {}",
+            file.display(),
+            resolve::summary(report)
+        ))?;
+        if let Some(measured) = measured {
+            out::print_line(check::told(measured))?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures a finished file where that was asked for.
+fn check(
+    args: &ConvertArgs,
+    file: &Path,
+    options: &ConvertOptions,
+) -> anyhow::Result<Option<Measured>> {
+    let default = || PathBuf::from("default");
+    let text = args
+        .check
+        .clone()
+        .or_else(|| args.max_kld.map(|_| default()));
+    let Some(text) = text else { return Ok(None) };
+    let text = calibration(&text)?;
+    let measured = check::measure(&args.src, file, text.text(), options.threads)?;
+    Ok(Some(measured))
+}
+
+/// Conversions that `--max-kld` takes at most.
+const ROUNDS: usize = 6;
+
+/// Chooses types for a target and converts. A divergence asked for is measured, and where it was
+/// predicted too low the prediction is corrected by what was found.
+fn to_target(
+    args: &ConvertArgs,
+    path: &Path,
+    name: &str,
+    mut options: ConvertOptions,
+) -> anyhow::Result<()> {
+    let source = source::open(path)?;
+    let mut correction = 1.0;
+    for _ in 0..ROUNDS {
+        let allocation = target::choose(args, &*source, &options, correction)?;
+        if !args.json && !out::is_quiet() {
+            out::print(&target::told(&allocation))?;
+        }
+        options.recipe = allocation.recipe;
+        if args.dry_run {
+            return tell_plan(args, path, &options);
+        }
+        let types = format!("mixed-{}MB", allocation.bytes.div_ceil(1_000_000));
+        let file = file(args, name, &types)?;
+        let report = resolve::convert(path, &file, &options)?;
+        let measured = check(args, &file, &options)?;
+        let found = measured
+            .as_ref()
+            .map_or(0.0, |m| m.kl_divergence.mean.value);
+        let Some(wanted) = args.max_kld.filter(|&wanted| found > wanted) else {
+            certify(args, &file)?;
+            return tell_report(args, &file, &report, measured.as_ref());
+        };
+        out::note(format_args!(
+            "{found:.5} measured where {:.5} was predicted: more than {wanted}, so again with larger types",
+            allocation.kld
+        ));
+        // A little more than what was found, so that the next round is the last.
+        correction = 1.05 * found / allocation.kld;
+        std::fs::remove_file(&file)
+            .with_context(|| format!("{} cannot be removed", file.display()))?;
+    }
+    bail!(
+        "no types were found that keep to --max-kld {} in {ROUNDS} conversions: use --size, or --quant f16",
+        args.max_kld.unwrap_or_default()
+    )
+}
+
+/// The text to calibrate with.
+fn calibration(text: &Path) -> anyhow::Result<Calibration> {
+    if text == Path::new("default") {
+        return Ok(Calibration::built_in());
+    }
+    let content = text::read_file(text, MAX_CORPUS_BYTES)
+        .with_context(|| format!("the calibration text {} cannot be read", text.display()))?;
+    Ok(Calibration::new(&text.display().to_string(), content)?)
 }
 
 fn shape(dims: &[usize]) -> String {

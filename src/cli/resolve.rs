@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::{
     catalog::{self, Catalog, Entry, FetchProgress},
+    runner::CpuRunner,
     self_test,
 };
 use chaski_convert::{ConvertOptions, ConvertPlan, Event, Recipe, Report, source};
@@ -361,6 +362,19 @@ pub(crate) fn convert(
             Event::Note(note) => bar
                 .borrow()
                 .suspend(|| out::note(format_args!("note: {note}"))),
+            Event::Calibrate { done, of, memory } => {
+                if done == 0 {
+                    out::note(format_args!(
+                        "calibrating: at most {} of memory beside the conversion's own",
+                        out::bytes(memory)
+                    ));
+                    *bar.borrow_mut() = progress::steps_bar(of as u64, "layers");
+                }
+                bar.borrow().set_position(done as u64);
+                if done == of {
+                    bar.borrow().finish_and_clear();
+                }
+            }
             Event::Start { source_bytes, .. } => {
                 *bar.borrow_mut() = progress::bytes_bar(source_bytes, "converting");
             }
@@ -375,7 +389,13 @@ pub(crate) fn convert(
         }
     };
     let source = source::open(source)?;
-    let report = chaski_convert::convert(&*source, target, options, &events);
+    let report = if options.calibration.is_some() {
+        let mut runner = CpuRunner::new(options.threads)
+            .map_err(|e| anyhow::anyhow!("the machine cannot run the source: {e}"))?;
+        chaski_convert::convert_with(&*source, target, options, &mut runner, &events)
+    } else {
+        chaski_convert::convert(&*source, target, options, &events)
+    };
     bar.borrow().finish_and_clear();
     Ok(report?)
 }

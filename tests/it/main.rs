@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are no tests to clippy
 
 mod batch;
+mod calibrate;
 mod certify;
 mod cli;
 mod equality;

@@ -19,22 +19,27 @@ use chaski_quant::{
     quantize::TileStats,
 };
 
+use spill::Spill;
+
 use crate::{
+    calibrate::Calibrate,
     error::ConvertError,
     note::Note,
     options::ConvertOptions,
     plan::{ConvertPlan, plan},
     progress::{Event, Progress},
     report::{Report, report, role_errors},
+    runner::ModelRunner,
     source::Source,
 };
 
 mod digest;
 pub(crate) mod schedule;
 pub(crate) mod space;
+pub(crate) mod spill;
 mod stages;
 pub(crate) mod texts;
-mod tiles;
+pub(crate) mod tiles;
 
 pub use texts::TOKENIZER_CONFIG;
 
@@ -60,6 +65,32 @@ pub fn convert(
     source: &dyn Source,
     out: &Path,
     options: &ConvertOptions,
+    progress: &dyn Progress,
+) -> Result<Report, ConvertError> {
+    run(source, out, options, None, progress)
+}
+
+/// As [`convert`], with a machine that runs the source where the options ask for what only a run
+/// tells: calibration.
+///
+/// # Errors
+///
+/// See [`ConvertError`]; no file is left behind.
+pub fn convert_with(
+    source: &dyn Source,
+    out: &Path,
+    options: &ConvertOptions,
+    runner: &mut dyn ModelRunner,
+    progress: &dyn Progress,
+) -> Result<Report, ConvertError> {
+    run(source, out, options, Some(runner), progress)
+}
+
+fn run(
+    source: &dyn Source,
+    out: &Path,
+    options: &ConvertOptions,
+    runner: Option<&mut dyn ModelRunner>,
     progress: &dyn Progress,
 ) -> Result<Report, ConvertError> {
     let start = Instant::now();
@@ -92,15 +123,32 @@ pub fn convert(
     };
     go_on(progress.event(start_event))?;
 
+    let limits = Limits::new(threads);
+    let spill = match (&options.calibration, runner) {
+        (None, _) => None,
+        (Some(_), None) => return Err(ConvertError::NoRunner),
+        (Some(calibration), Some(runner)) => {
+            let folder = out.parent().filter(|p| !p.as_os_str().is_empty());
+            let folder = folder.unwrap_or_else(|| Path::new("."));
+            let calibrate = Calibrate {
+                source,
+                plan: &plan,
+                limits,
+                progress,
+            };
+            Some(calibrate.run(calibration, runner, folder)?)
+        }
+    };
     let out_buffer = BufWriter::with_capacity(1 << 20, file);
     let result = write(
         source,
         &plan,
-        Limits::new(threads),
+        limits,
         out_buffer,
         metadata,
         sections,
         progress,
+        spill.as_ref(),
     )
     .and_then(|(buffer, stats)| {
         let mut file = buffer
@@ -150,15 +198,28 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self {
             threads,
             chunk: (threads * CHUNK_PER_THREAD).min(MAX_CHUNK),
         }
     }
+
+    /// The threads.
+    pub(crate) fn pool(&self) -> Result<rayon::ThreadPool, ConvertError> {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .thread_name(|i| format!("chaski-convert-{i}"))
+            .build()
+            .map_err(ConvertError::Threads)
+    }
 }
 
-/// Writes the whole container to `out`.
+/// Writes the whole container to `out`; tiles that `spill` has are not made again.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what is converted, how, where to and who is told"
+)]
 pub(crate) fn write<W: Write + Seek + Send>(
     source: &dyn Source,
     plan: &ConvertPlan,
@@ -167,13 +228,10 @@ pub(crate) fn write<W: Write + Seek + Send>(
     mut metadata: ModelMetadata,
     sections: &[Section<'_>],
     progress: &dyn Progress,
+    spill: Option<&Spill>,
 ) -> Result<(W, Vec<TileStats>), ConvertError> {
     let chunks = schedule::schedule(&plan.inner.work, limits.chunk);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(limits.threads)
-        .thread_name(|i| format!("chaski-convert-{i}"))
-        .build()
-        .map_err(ConvertError::Threads)?;
+    let pool = limits.pool()?;
     let mut writer = ContainerWriter::new(out, plan.inner.data.clone())?;
     let stop = AtomicBool::new(false);
     let (stats, digests) = thread::scope(|scope| {
@@ -183,7 +241,7 @@ pub(crate) fn write<W: Write + Seek + Send>(
             // Nobody listens where the conversion failed.
             let _ = send.send(digest::sha256(source.files(), stop));
         });
-        let result = stages::run(source, plan, &chunks, &pool, &mut writer, progress);
+        let result = stages::run(source, plan, &chunks, &pool, &mut writer, progress, spill);
         let result = result.and_then(|stats| {
             loop {
                 go_on(progress.event(Event::Finish))?;
@@ -211,7 +269,7 @@ pub(crate) fn write<W: Write + Seek + Send>(
     Ok((out, stats))
 }
 
-fn go_on(flow: ControlFlow<()>) -> Result<(), ConvertError> {
+pub(crate) fn go_on(flow: ControlFlow<()>) -> Result<(), ConvertError> {
     match flow {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(ConvertError::Cancelled),

@@ -48,7 +48,7 @@ pub(crate) type Chunk = Vec<Segment>;
 
 impl Work {
     /// The smallest number of tiles whose rows are contiguous in the source.
-    fn unit(&self) -> usize {
+    pub(crate) fn unit(&self) -> usize {
         match (self.shape, self.order) {
             (Shape::Matrix { layout, .. }, RowOrder::InterleavedRotary { head_dim }) => {
                 if layout.row_group() == head_dim {
@@ -82,7 +82,8 @@ impl Work {
         }
     }
 
-    fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
+    /// The rows of some tiles.
+    pub(crate) fn rows(&self, tiles: &Range<usize>) -> Range<usize> {
         match self.shape {
             Shape::Matrix { layout, .. } => {
                 layout.tile_rows(tiles.start).start..layout.tile_rows(tiles.end - 1).end
@@ -143,6 +144,15 @@ pub(crate) fn schedule(work: &[Work], budget: usize) -> Vec<Chunk> {
     }
     if !chunk.is_empty() {
         chunks.push(chunk);
+    }
+    chunks
+}
+
+/// The same for the tensors `range` only.
+pub(crate) fn schedule_range(work: &[Work], range: Range<usize>, budget: usize) -> Vec<Chunk> {
+    let mut chunks = schedule(&work[range.clone()], budget);
+    for segment in chunks.iter_mut().flatten() {
+        segment.tensor += range.start;
     }
     chunks
 }

@@ -20,6 +20,7 @@ use chaski_quant::{container::ContainerWriter, quantize::TileStats};
 
 use super::{
     schedule::{Chunk, Shape, Work},
+    spill::Spill,
     tiles::{Tiler, segment_bytes},
 };
 use crate::{
@@ -40,15 +41,19 @@ pub(crate) fn run<W: Write + Seek + Send>(
     pool: &rayon::ThreadPool,
     writer: &mut ContainerWriter<W>,
     progress: &dyn Progress,
+    spill: Option<&Spill>,
 ) -> Result<Vec<TileStats>, ConvertError> {
     let work = &plan.inner.work[..];
     let tiler = Tiler::new(source, &plan.tensors, work, pool);
-    let mut stats = vec![TileStats::default(); plan.tensors.len()];
+    let stats_of = |i| spill.and_then(|s| s.stats(i)).unwrap_or_default();
+    let mut stats: Vec<_> = (0..plan.tensors.len()).map(stats_of).collect();
+    let split = spill.map(|s| s.split(chunks.to_vec()));
+    let chunks = split.as_deref().unwrap_or(chunks);
     let mut done = 0;
     thread::scope(|scope| {
         let (raw_out, raw_in) = channel();
         let (raw_return, raw_empty) = buffers();
-        let reader = scope.spawn(move || read(source, plan, chunks, raw_empty, raw_out));
+        let reader = scope.spawn(move || read(source, plan, chunks, spill, raw_empty, raw_out));
         let (tiles_out, tiles_in) = channel();
         let (tiles_return, tiles_empty) = buffers();
         let writing = scope.spawn(move || write(work, chunks, writer, tiles_in, tiles_return));
@@ -63,7 +68,15 @@ pub(crate) fn run<W: Write + Seek + Send>(
                 let Ok(mut tiles) = tiles_empty.recv() else {
                     return Ok(());
                 };
-                tiler.run(chunk, &raw, &mut tiles, &mut stats)?;
+                match made(spill, chunk) {
+                    None => tiler.run(chunk, &raw, &mut tiles, &mut stats)?,
+                    Some(spill) => {
+                        let bytes = chunk.iter().map(|s| segment_bytes(work, s)).sum();
+                        tiles.clear();
+                        tiles.resize(bytes, 0);
+                        spill.get(work, chunk, &mut tiles)?;
+                    }
+                }
                 // The reader may be through with its work, the writer may have failed; both are
                 // seen below.
                 let _ = raw_return.send(raw);
@@ -98,6 +111,11 @@ pub(crate) fn run<W: Write + Seek + Send>(
     Ok(stats)
 }
 
+/// Where the tiles of a chunk are, if they are made already.
+fn made<'s>(spill: Option<&'s Spill>, chunk: &Chunk) -> Option<&'s Spill> {
+    spill.filter(|spill| chunk.iter().all(|segment| spill.has(segment)))
+}
+
 /// A channel that holds the empty buffers of a stage.
 fn buffers() -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
     let (send, receive) = channel();
@@ -112,6 +130,7 @@ fn read(
     source: &dyn Source,
     plan: &ConvertPlan,
     chunks: &[Chunk],
+    spill: Option<&Spill>,
     empty: Receiver<Vec<u8>>,
     full: Sender<Vec<u8>>,
 ) -> Result<(), SourceError> {
@@ -120,7 +139,12 @@ fn read(
             return Ok(());
         };
         raw.clear();
-        for segment in chunk {
+        let needed = if made(spill, chunk).is_some() {
+            &[][..]
+        } else {
+            chunk
+        };
+        for segment in needed {
             let tensor = plan.tensors[segment.tensor].source;
             source.read_raw(tensor, segment.rows.clone(), &mut raw)?;
         }

@@ -97,6 +97,11 @@ impl TokenizerForms {
         ]
     }
 
+    /// Bytes that its settings take in the metadata.
+    pub(crate) fn config_len(&self) -> usize {
+        self.config.as_ref().map_or(0, |c| c.to_string().len())
+    }
+
     /// What to tell of a tokenizer for a model of `vocab_size` tokens.
     pub(crate) fn note(&self, vocab_size: usize) -> Option<Note> {
         (self.vocab_size > vocab_size).then_some(Note::TokensWithoutEmbedding {
@@ -133,6 +138,9 @@ pub(crate) fn metadata(
     );
     (special.pad, special.unk) = (embedded(special.pad), embedded(special.unk));
     let mut told = BTreeMap::from([("quant".to_owned(), plan.recipe.name.to_owned())]);
+    if let Some(target) = &plan.recipe.target {
+        told.insert("target".to_owned(), target.clone());
+    }
     if !plan.recipe.overrides.is_empty() {
         let types: Vec<_> = plan
             .recipe
@@ -141,6 +149,9 @@ pub(crate) fn metadata(
             .map(ToString::to_string)
             .collect();
         told.insert("tensor-type".to_owned(), types.join(","));
+    }
+    if let Some(calibration) = &options.calibration {
+        told.insert("calibrate".to_owned(), calibration.record());
     }
     if options.allow_missing_tokenizer && tokenizer.is_none() {
         told.insert("no-tokenizer".to_owned(), "true".to_owned());

@@ -2,7 +2,7 @@
 
 use chaski_quant::{
     QuantType, TILE_ROWS,
-    quantize::{QuantizeError, Quantizer, TileStats},
+    quantize::{Feedback, QuantizeError, Quantizer, TileStats},
 };
 use rayon::prelude::*;
 
@@ -20,6 +20,7 @@ pub(crate) struct Tiler<'a> {
     work: &'a [Work],
     quantizers: [Quantizer; QuantType::ALL.len()],
     pool: &'a rayon::ThreadPool,
+    feedback: Option<&'a Feedback>,
 }
 
 /// One tile, or one vector.
@@ -46,7 +47,14 @@ impl<'a> Tiler<'a> {
             work,
             quantizers: QuantType::ALL.map(Quantizer::new),
             pool,
+            feedback: None,
         }
+    }
+
+    /// The same with feedback for all matrices.
+    pub(crate) fn with_feedback(self, feedback: &'a Feedback) -> Self {
+        let feedback = Some(feedback);
+        Self { feedback, ..self }
     }
 
     /// Quantises `chunk`, whose rows are `raw`, to `out`, in the order of the file; adds to the
@@ -166,18 +174,23 @@ impl<'a> Tiler<'a> {
                     *view = row;
                 }
                 let quantizer = &self.quantizers[usize::from(tensor.qtype.id())];
-                quantizer
-                    .quantize_tile(&views[..rows.len()], out)
-                    .map_err(|cause| match cause {
-                        QuantizeError::NotFinite { row, col, value } => {
-                            let row = stored_row(work.order, rows.start + row);
-                            self.not_finite(index, row, col, value)
-                        }
-                        cause => ConvertError::Quantize {
-                            tensor: tensor.source_name.clone(),
-                            cause,
-                        },
-                    })
+                let views = &views[..rows.len()];
+                match self.feedback {
+                    None => quantizer.quantize_tile(views, out),
+                    Some(feedback) => quantizer
+                        .quantize_tile_with_feedback(views, feedback, out)
+                        .map(|(stats, _)| stats),
+                }
+                .map_err(|cause| match cause {
+                    QuantizeError::NotFinite { row, col, value } => {
+                        let row = stored_row(work.order, rows.start + row);
+                        self.not_finite(index, row, col, value)
+                    }
+                    cause => ConvertError::Quantize {
+                        tensor: tensor.source_name.clone(),
+                        cause,
+                    },
+                })
             }
         }
     }

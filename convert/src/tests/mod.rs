@@ -5,4 +5,5 @@ mod conversion;
 mod directory;
 mod failure;
 mod mapping;
+pub(crate) mod runner;
 mod stages;

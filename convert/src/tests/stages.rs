@@ -26,7 +26,10 @@ fn write_chunks<W: Write + Seek + Send>(
     let options = options("q4");
     let metadata = texts::metadata(source, plan, &options, Some(&tokenizer), &[]).unwrap();
     let sections = tokenizer.sections();
-    write(source, plan, limits, out, metadata, &sections, &Silent).map(|(out, _)| out)
+    write(
+        source, plan, limits, out, metadata, &sections, &Silent, None,
+    )
+    .map(|(out, _)| out)
 }
 
 #[test]

@@ -101,6 +101,10 @@ impl Feedback {
     }
 }
 
+/// The row scale, relative to the best one of the weights as they are: what the columns make up for
+/// each other can ask for a larger scale in the group that has the largest.
+const SLACK: f32 = 1.06;
+
 /// Columns whose sums are kept in registers together.
 const STRIP: usize = 2;
 
@@ -140,8 +144,9 @@ pub(super) fn quantize<G: Grid>(
     let panel = Panel::new(rows)?;
     let cols = panel.x.len();
     let importance = &feedback.importance[..];
-    // The row scale is that of the weights as they are: the feedback changes a group's scale little.
-    let row = fit_tile::<G, true>(&panel, importance).row;
+    let row = fit_tile::<G, true>(&panel, importance)
+        .row
+        .map(|row| row * SLACK);
     let mut scales = Scales {
         row,
         v: Vec::with_capacity(cols.div_ceil(G::GROUP)),

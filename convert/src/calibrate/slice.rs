@@ -1,0 +1,292 @@
+//! One layer of a source as a model of its own.
+//!
+//! Its embeddings are the hidden states that enter the layer, a token for each, so that running it
+//! on the tokens 0, 1, 2, ... runs the layer on these states. Only this layer's weights are in
+//! memory, and the forward pass is the one that runs whole models.
+
+use std::{io::Cursor, ops::Range, path::Path};
+
+use chaski_models::{
+    config::Config,
+    tensors::{Role, tensor_table},
+};
+use chaski_quant::QuantType;
+
+use crate::{
+    error::ConvertError,
+    mapping::Mapped,
+    options::ConvertOptions,
+    pipeline::{
+        Limits, schedule::schedule_range, spill::Spill, texts, tiles::segment_bytes, write,
+    },
+    plan::{ConvertPlan, plan},
+    progress::Silent,
+    recipe::{Recipe, TypeOverride},
+    source::{
+        Generation, Naming, RowOrder, Source, SourceError, SourceFile, SourceTensor, TokenizerFiles,
+    },
+};
+
+/// Where a tensor of the slice comes from.
+enum From {
+    /// Tensor of the source.
+    Source(usize),
+    /// These floats.
+    Floats(usize),
+}
+
+/// A layer of `source` with `hidden` as its embeddings.
+pub(super) struct Slice<'a> {
+    source: &'a dyn Source,
+    config: Config,
+    tensors: Vec<SourceTensor>,
+    from: Vec<From>,
+    floats: [&'a [f32]; 2],
+    generation: Generation,
+}
+
+impl<'a> Slice<'a> {
+    /// * `config`, `mapped`: the whole model's.
+    /// * `hidden`: `[rows, dim]`.
+    /// * `output_norm`: `[dim]`.
+    pub(super) fn new(
+        source: &'a dyn Source,
+        config: &Config,
+        mapped: &[Mapped],
+        layer: usize,
+        hidden: &'a [f32],
+        output_norm: &'a [f32],
+    ) -> Self {
+        let slice = Config {
+            n_layers: 1,
+            vocab_size: hidden.len() / config.dim,
+            tied_embeddings: true,
+            sliding_window: config.window(layer),
+            windowed_layers: None,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            ..config.clone()
+        };
+        let (mut tensors, mut from) = (Vec::new(), Vec::new());
+        for spec in tensor_table(&slice) {
+            let own = |i| {
+                let (rows, cols) = (spec.rows, spec.cols);
+                let tensor = SourceTensor {
+                    name: String::new(),
+                    rows,
+                    cols,
+                    vector: spec.vector,
+                    dtype: "F32".to_owned(),
+                    bytes: 4 * (rows * cols) as u64,
+                    bits_per_weight: 32.0,
+                };
+                (tensor, From::Floats(i))
+            };
+            let (mut tensor, place) = match spec.role {
+                Role::TokenEmbd => own(0),
+                Role::OutputNorm => own(1),
+                role => {
+                    let same = |m: &&Mapped| m.spec.role == role && m.spec.layer == Some(layer);
+                    let Some(mapped) = mapped.iter().find(same) else {
+                        // The mapping has every tensor of the table, and the slice's roles are the
+                        // model's.
+                        continue;
+                    };
+                    let tensor = source.tensors()[mapped.source].clone();
+                    (tensor, From::Source(mapped.source))
+                }
+            };
+            tensor.name = spec.hf_name;
+            tensors.push(tensor);
+            from.push(place);
+        }
+        Self {
+            source,
+            config: slice,
+            tensors,
+            from,
+            floats: [hidden, output_norm],
+            generation: Generation::default(),
+        }
+    }
+
+    /// The type that holds the layer's weights exactly.
+    fn recipe(&self) -> Result<Recipe, ConvertError> {
+        let all = |dtype: &str| {
+            let of_source = self.from.iter().zip(&self.tensors);
+            let mut matrices = of_source.filter(|(f, t)| matches!(f, From::Source(_)) && !t.vector);
+            matrices.all(|(_, t)| t.dtype == dtype)
+        };
+        let name = match () {
+            () if all("BF16") => "bf16",
+            () if all("F16") => "f16",
+            () => "f32",
+        };
+        let embeddings = TypeOverride {
+            role: Role::TokenEmbd,
+            qtype: QuantType::F32,
+        };
+        Recipe::named(name)
+            .and_then(|r| r.with_overrides(&[embeddings]))
+            .map_err(ConvertError::Recipe)
+    }
+
+    /// The bytes of a container that holds it with the tiles that `spill` has of its layer.
+    ///
+    /// * `whole`, `mapped`: the plan and the tensors of the whole model.
+    pub(super) fn file_with(
+        &self,
+        limits: Limits,
+        layer: usize,
+        whole: &ConvertPlan,
+        mapped: &[Mapped],
+        spill: &Spill,
+        folder: &Path,
+    ) -> Result<Vec<u8>, ConvertError> {
+        let specs = tensor_table(&self.config);
+        let index = |i: usize| {
+            let same = |m: &Mapped| m.spec.role == specs[i].role && m.spec.layer == Some(layer);
+            mapped.iter().position(same)
+        };
+        let mut types: Vec<TypeOverride> = (0..specs.len())
+            .filter(|&i| !specs[i].vector)
+            .filter_map(|i| {
+                let qtype = whole.tensors[index(i)?].qtype;
+                let role = specs[i].role;
+                Some(TypeOverride { role, qtype })
+            })
+            .collect();
+        types.push(TypeOverride {
+            role: Role::TokenEmbd,
+            qtype: QuantType::F32,
+        });
+        let recipe = Recipe::named("f32").and_then(|r| r.with_overrides(&types));
+        let mut options = ConvertOptions::new(recipe.map_err(ConvertError::Recipe)?);
+        options.allow_missing_tokenizer = true;
+        let plan = plan(self, &options)?;
+        let mut own = Spill::new(folder, &plan.inner.data)?;
+        let (mut bytes, mut next) = (Vec::new(), 0);
+        while next < specs.len() {
+            let first = next;
+            let pair = specs[first].role.is_interleaved();
+            next += 1 + usize::from(pair);
+            let Some(at) = index(first) else { continue };
+            let Some(stats) = spill.stats(at) else {
+                continue;
+            };
+            for mut chunk in schedule_range(&plan.inner.work, first..next, limits.chunk) {
+                let len = chunk
+                    .iter()
+                    .map(|s| segment_bytes(&plan.inner.work, s))
+                    .sum();
+                bytes.clear();
+                bytes.resize(len, 0);
+                chunk
+                    .iter_mut()
+                    .for_each(|s| s.tensor = s.tensor + at - first);
+                spill.get(&whole.inner.work, &chunk, &mut bytes)?;
+                chunk
+                    .iter_mut()
+                    .for_each(|s| s.tensor = s.tensor + first - at);
+                own.put(&plan.inner.work, &chunk, &bytes)?;
+            }
+            (first..next).for_each(|i| own.complete(i, stats));
+        }
+        self.write(&plan, &options, limits, Some(&own))
+    }
+
+    fn write(
+        &self,
+        plan: &ConvertPlan,
+        options: &ConvertOptions,
+        limits: Limits,
+        spill: Option<&Spill>,
+    ) -> Result<Vec<u8>, ConvertError> {
+        let metadata = texts::metadata(self, plan, options, None, &[])?;
+        let out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize + (1 << 16)));
+        let (out, _) = write(self, plan, limits, out, metadata, &[], &Silent, spill)?;
+        Ok(out.into_inner())
+    }
+
+    /// The bytes of a container that holds it.
+    pub(super) fn file(&self, limits: Limits) -> Result<Vec<u8>, ConvertError> {
+        let mut options = ConvertOptions::new(self.recipe()?);
+        options.allow_missing_tokenizer = true;
+        let plan = plan(self, &options)?;
+        self.write(&plan, &options, limits, None)
+    }
+}
+
+impl Source for Slice<'_> {
+    fn kind(&self) -> &'static str {
+        self.source.kind()
+    }
+
+    fn naming(&self) -> Naming {
+        Naming::HuggingFace
+    }
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn tensors(&self) -> &[SourceTensor] {
+        &self.tensors
+    }
+
+    fn read_raw(
+        &self,
+        tensor: usize,
+        rows: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        match self.from[tensor] {
+            From::Source(index) => self.source.read_raw(index, rows, out),
+            From::Floats(i) => {
+                let cols = self.tensors[tensor].cols;
+                let floats = &self.floats[i][rows.start * cols..rows.end * cols];
+                out.extend(floats.iter().flat_map(|x| x.to_le_bytes()));
+                Ok(())
+            }
+        }
+    }
+
+    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
+        match self.from[tensor] {
+            From::Source(index) => self.source.decode(index, raw, out),
+            From::Floats(_) => {
+                for (x, raw) in out.iter_mut().zip(raw.as_chunks::<4>().0) {
+                    *x = f32::from_le_bytes(*raw);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn tokenizer(&self) -> Result<TokenizerFiles, SourceError> {
+        Err(SourceError::NoTokenizer {
+            path: std::path::PathBuf::new(),
+            sentencepiece_only: false,
+        })
+    }
+
+    fn chat_template(&self) -> Option<&str> {
+        None
+    }
+
+    fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// None: nobody wants the digests of the source's files again with every layer.
+    fn files(&self) -> &[SourceFile] {
+        &[]
+    }
+
+    fn row_order(&self, tensor: usize) -> RowOrder {
+        match self.from[tensor] {
+            From::Source(index) => self.source.row_order(index),
+            From::Floats(_) => RowOrder::AsStored,
+        }
+    }
+}

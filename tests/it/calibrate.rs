@@ -1,0 +1,186 @@
+//! Calibrated conversions and conversions to a size, by the one forward pass.
+
+use std::{fs, num::NonZeroUsize, ops::ControlFlow};
+
+use chaski::runner::CpuRunner;
+use chaski_convert::{
+    Calibration, CalibrationError, ConvertError, ConvertOptions, Event, Recipe, Report, Silent,
+    Target, allocate, convert, convert_with, source,
+};
+use chaski_models::{
+    Role,
+    testing::{CheckpointOptions, FloatType, Variant, write_checkpoint},
+};
+use chaski_quant::{QuantType, container::Container};
+use tempfile::TempDir;
+
+fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CheckpointOptions {
+        float_type,
+        ..CheckpointOptions::default()
+    };
+    write_checkpoint(&dir.path().join("tiny"), variant, &options).unwrap();
+    dir
+}
+
+fn options(recipe: &str, text: Option<Calibration>) -> ConvertOptions {
+    ConvertOptions {
+        calibration: text,
+        ..ConvertOptions::new(Recipe::named(recipe).unwrap())
+    }
+}
+
+/// Converts the checkpoint in `dir` on so many threads.
+fn converted(dir: &TempDir, options: &ConvertOptions, threads: usize) -> (Vec<u8>, Report) {
+    let threads = NonZeroUsize::new(threads);
+    let mut runner = CpuRunner::new(threads).unwrap();
+    let options = ConvertOptions {
+        threads,
+        force: true,
+        ..options.clone()
+    };
+    let source = source::open(&dir.path().join("tiny")).unwrap();
+    let path = dir.path().join("out.chaski");
+    let report = convert_with(&*source, &path, &options, &mut runner, &Silent).unwrap();
+    (fs::read(&path).unwrap(), report)
+}
+
+#[test]
+fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
+    let text = || Some(Calibration::built_in());
+    for (variant, recipe) in [
+        (Variant::Llama, "q4"),
+        (Variant::LlamaUntied, "q4h"),
+        (Variant::Qwen2Window, "q5"),
+        (Variant::Qwen3, "q4"),
+    ] {
+        let dir = checkpoint(variant, FloatType::BF16);
+        let (one, report) = converted(&dir, &options(recipe, text()), 1);
+        for threads in [2, 4] {
+            let (other, _) = converted(&dir, &options(recipe, text()), threads);
+            assert!(one == other, "{variant:?} on {threads} threads");
+        }
+        let (plain, uncalibrated) = converted(&dir, &options(recipe, None), 1);
+        assert_ne!(one, plain);
+        // As many weights as before in as many bytes, no tile twice and none left out.
+        assert_eq!(report.n_weights, uncalibrated.n_weights);
+        for (a, b) in report.roles.iter().zip(&uncalibrated.roles) {
+            assert_eq!(
+                (a.role, a.n_weights, a.bytes),
+                (b.role, b.n_weights, b.bytes)
+            );
+            // Feedback trades error of weights for that of outputs, within bounds.
+            assert!(
+                a.error.relative_rms < 3.0 * b.error.relative_rms + 1e-9,
+                "{:?}",
+                a.role
+            );
+        }
+        let container = Container::from_bytes(one).unwrap();
+        container.verify(|_, _| {}).unwrap();
+        assert!(
+            container
+                .metadata()
+                .contains("\"calibrate\":\"default, sha256 ")
+        );
+    }
+}
+
+#[test]
+fn the_type_of_the_source_does_not_matter() {
+    let text = || Some(Calibration::built_in());
+    let data = |float_type| {
+        let dir = checkpoint(Variant::Qwen2, float_type);
+        let container =
+            Container::from_bytes(converted(&dir, &options("q4", text()), 2).0).unwrap();
+        container.bytes()[container.data_range()].to_vec()
+    };
+    let f32 = data(FloatType::F32);
+    assert!(f32 == data(FloatType::BF16));
+    assert!(f32 == data(FloatType::F16));
+}
+
+#[test]
+fn texts_that_say_nothing_are_refused() {
+    let new = |text: &str| Calibration::new("t.txt", text.to_owned());
+    assert!(matches!(new(""), Err(CalibrationError::Empty { .. })));
+    assert!(matches!(new(" \n\t "), Err(CalibrationError::Empty { .. })));
+    assert!(matches!(
+        new("PK\u{3}\0\0"),
+        Err(CalibrationError::NotText { at: 3, .. })
+    ));
+    let dir = checkpoint(Variant::Llama, FloatType::F32);
+    let source = source::open(&dir.path().join("tiny")).unwrap();
+    let path = dir.path().join("out.chaski");
+    let mut runner = CpuRunner::new(NonZeroUsize::new(1)).unwrap();
+    let short = options("q4", Some(new("a few words").unwrap()));
+    let error = convert_with(&*source, &path, &short, &mut runner, &Silent).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("t.txt") && said.contains("at least 128"),
+        "{said}"
+    );
+    // Nobody to run the model.
+    let error = convert(&*source, &path, &short, &Silent).unwrap_err();
+    assert!(matches!(error, ConvertError::NoRunner));
+    // A long text is read up to its limit, also where its characters are long.
+    let long = options(
+        "q4",
+        Some(new(&"\u{1f980} \u{301}".repeat(700_000)).unwrap()),
+    );
+    convert_with(&*source, &path, &long, &mut runner, &Silent).unwrap();
+    fs::remove_file(&path).unwrap();
+    // Stopped in the middle, nothing is left.
+    let stop = |event: Event<'_>| match event {
+        Event::Calibrate { done: 1.., .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let error = convert_with(&*source, &path, &long, &mut runner, &stop).unwrap_err();
+    assert!(matches!(error, ConvertError::Cancelled));
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn a_size_is_kept_to_and_more_bytes_diverge_less() {
+    let dir = checkpoint(Variant::LlamaUntied, FloatType::BF16);
+    let source = source::open(&dir.path().join("tiny")).unwrap();
+    let plain = options("q4", None);
+    let smallest = allocate(&*source, &plain, Target::Kld(1e9)).unwrap();
+    let largest = allocate(&*source, &plain, Target::Bytes(1 << 40)).unwrap();
+    assert_eq!(smallest.types.keys().collect::<Vec<_>>(), [&QuantType::Q4]);
+    assert_eq!(largest.types.keys().collect::<Vec<_>>(), [&QuantType::Q8]);
+    assert_eq!(largest.front, smallest.front);
+    let front = &largest.front;
+    assert!(front.is_sorted_by(|a, b| a.bytes < b.bytes && a.kld > b.kld));
+    let mut kld = f64::INFINITY;
+    for share in [0.1, 0.4, 0.7, 0.95] {
+        let bytes = smallest.bytes as f64 * (1.0 - share) + largest.bytes as f64 * share;
+        let chosen = allocate(&*source, &plain, Target::Bytes(bytes as u64)).unwrap();
+        assert!(chosen.bytes <= bytes as u64, "{bytes}: {chosen:?}");
+        assert!(chosen.kld < kld);
+        kld = chosen.kld;
+        let options = ConvertOptions {
+            recipe: chosen.recipe.clone(),
+            ..plain.clone()
+        };
+        let (file, report) = converted(&dir, &options, 2);
+        assert!(file.len() as f64 <= bytes, "{} of {bytes}", file.len());
+        Container::from_bytes(file).unwrap();
+        let of = |role| report.roles.iter().filter(move |r| r.role == role);
+        assert_eq!(
+            of(Role::FfnGate).map(|r| r.qtype).collect::<Vec<_>>(),
+            of(Role::FfnUp).map(|r| r.qtype).collect::<Vec<_>>()
+        );
+        // The same divergence asked for needs no more bytes.
+        let again = allocate(&*source, &plain, Target::Kld(chosen.kld * 1.001)).unwrap();
+        assert!(again.kld <= chosen.kld * 1.001 && again.bytes <= chosen.bytes + (1 << 17));
+    }
+    let error = |target| allocate(&*source, &plain, target).unwrap_err().to_string();
+    assert!(error(Target::Bytes(1000)).contains("the smallest one takes"));
+    assert!(error(Target::Kld(1e-12)).contains("--quant f16"));
+    for kld in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(error(Target::Kld(kld)).contains("positive number"));
+    }
+}
