@@ -221,17 +221,10 @@ impl Calibrate<'_> {
         moments: Moments,
     ) -> Result<(), ConvertError> {
         let work = &self.plan.inner.work[..];
-        let feedback = moments
-            .feedback(
-                products,
-                std::env::var("QZ_DAMP")
-                    .ok()
-                    .map_or(DAMPING, |v| v.parse().unwrap_or(DAMPING)),
-            )
-            .map_err(|cause| {
-                let tensor = site.to_string();
-                ConvertError::Quantize { tensor, cause }
-            })?;
+        let feedback = moments.feedback(products, DAMPING).map_err(|cause| {
+            let tensor = site.to_string();
+            ConvertError::Quantize { tensor, cause }
+        })?;
         let tiler =
             Tiler::new(self.source, &self.plan.tensors, work, pool).with_feedback(&feedback);
         let roles = roles(site, self.plan.config.tied_embeddings);
