@@ -7,23 +7,26 @@ const HEIGHT: f64 = 460.0;
 /// Left, right, top, bottom.
 const MARGINS: [f64; 4] = [80.0, 20.0, 24.0, 56.0];
 
+/// The least and the largest number, apart from each other.
+fn bounds(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
+    let none = (f64::INFINITY, f64::NEG_INFINITY);
+    let (lo, hi) = numbers.fold(none, |(lo, hi), x| (lo.min(x), hi.max(x)));
+    if lo < hi {
+        (lo, hi)
+    } else if lo == hi {
+        (lo - 1.0, lo + 1.0)
+    } else {
+        (-1.0, 1.0)
+    }
+}
+
 /// A picture of the front, bytes linear, divergence logarithmic, with the choice marked.
 pub(crate) fn front(points: &[(f64, f64)], chosen: (f64, f64)) -> String {
-    let all = || points.iter().chain([&chosen]).filter(|p| p.1 > 0.0);
-    let bound = |of: fn(&(f64, f64)) -> f64| {
-        let (lo, hi) = all()
-            .map(of)
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| {
-                (lo.min(x), hi.max(x))
-            });
-        if lo < hi {
-            (lo, hi)
-        } else {
-            (lo - 1.0, lo + 1.0)
-        }
-    };
-    let (x0, x1) = bound(|p| p.0);
-    let (y0, y1) = bound(|p| p.1.log10());
+    let all = || points.iter().chain([&chosen]);
+    // What has no divergence has no place on the curve.
+    let logs = all().filter(|p| p.1 > 0.0).map(|p| p.1.log10());
+    let (x0, x1) = bounds(all().map(|p| p.0));
+    let (y0, y1) = bounds(logs);
     let (y0, y1) = (y0.floor(), y1.ceil());
     let [left, right, top, bottom] = MARGINS;
     let x = |bytes: f64| left + (bytes - x0) / (x1 - x0) * (WIDTH - left - right);
