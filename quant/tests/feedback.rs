@@ -63,6 +63,7 @@ fn output_error(h: &[f64], rows: &[Vec<f32>], layout: &TensorLayout, tile: &[u8]
 
 #[test]
 fn feedback_lowers_the_error_of_the_outputs_and_tells_it() {
+    let mut ratios = Vec::new();
     for (cols, n_rows) in [(96, 16), (77, 5)] {
         let (h, factors) = moments(cols, 11);
         let feedback = Feedback::new(cols, &factors).unwrap();
@@ -91,8 +92,9 @@ fn feedback_lowers_the_error_of_the_outputs_and_tells_it() {
                 output_error(&h, &rows, &layout, &plain),
                 output_error(&h, &rows, &layout, &tile),
             );
-            println!("{qtype} {cols}: {before:e} {after:e} {told:e}");
-            assert!(after < 9.8 * before, "{qtype}: {before:e} to {after:e}");
+            // How much varies with the columns; that it never grows, and the mean below, do not.
+            assert!(after < before, "{qtype}: {before:e} to {after:e}");
+            ratios.push(after / before);
             assert!(
                 (told / after - 1.0).abs() < 1e-3,
                 "{qtype}: {told:e}, {after:e}"
@@ -100,6 +102,8 @@ fn feedback_lowers_the_error_of_the_outputs_and_tells_it() {
             assert_eq!(stats.n, (n_rows * cols) as u64);
         }
     }
+    let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+    assert!(mean < 0.75, "{ratios:?}");
 }
 
 #[test]

@@ -109,20 +109,18 @@ impl Spill {
     }
 
     /// Cuts chunks so that each is here as a whole or not at all.
-    pub(crate) fn split(&self, chunks: Vec<Chunk>) -> Vec<Chunk> {
+    pub(crate) fn split(&self, chunks: &[Chunk]) -> Vec<Chunk> {
         let mut split = Vec::new();
         for chunk in chunks {
             let mut now: Chunk = Vec::new();
             for segment in chunk {
                 // The second of a pair goes where the first is.
                 let pair = now.last().is_some_and(|s| s.paired);
-                let other = now
-                    .last()
-                    .is_some_and(|s| self.has(s) != self.has(&segment));
+                let other = now.last().is_some_and(|s| self.has(s) != self.has(segment));
                 if other && !pair {
                     split.push(std::mem::take(&mut now));
                 }
-                now.push(segment);
+                now.push(segment.clone());
             }
             split.push(now);
         }

@@ -47,7 +47,7 @@ pub(crate) fn run<W: Write + Seek + Send>(
     let tiler = Tiler::new(source, &plan.tensors, work, pool);
     let stats_of = |i| spill.and_then(|s| s.stats(i)).unwrap_or_default();
     let mut stats: Vec<_> = (0..plan.tensors.len()).map(stats_of).collect();
-    let split = spill.map(|s| s.split(chunks.to_vec()));
+    let split = spill.map(|s| s.split(chunks));
     let chunks = split.as_deref().unwrap_or(chunks);
     let mut done = 0;
     thread::scope(|scope| {
