@@ -31,6 +31,13 @@ fn options(recipe: &str, text: Option<Calibration>) -> ConvertOptions {
     }
 }
 
+/// The beginning of the text that ships with the program: all of it takes the oracle's level minutes.
+fn short_text() -> Calibration {
+    let whole = Calibration::built_in();
+    let text: String = whole.text().chars().take(1500).collect();
+    Calibration::new("short", text).unwrap()
+}
+
 /// Converts the checkpoint in `dir` on so many threads.
 fn converted(dir: &TempDir, options: &ConvertOptions, threads: usize) -> (Vec<u8>, Report) {
     let threads = NonZeroUsize::new(threads);
@@ -48,7 +55,7 @@ fn converted(dir: &TempDir, options: &ConvertOptions, threads: usize) -> (Vec<u8
 
 #[test]
 fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
-    let text = || Some(Calibration::built_in());
+    let text = || Some(short_text());
     for (variant, recipe) in [
         (Variant::Llama, "q4"),
         (Variant::LlamaUntied, "q4h"),
@@ -79,13 +86,13 @@ fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
         }
         let container = Container::from_bytes(one).unwrap();
         container.verify(|_, _| {}).unwrap();
-        assert!(container.metadata().contains("\"default, sha256 "));
+        assert!(container.metadata().contains("\"sha256 "));
     }
 }
 
 #[test]
 fn the_type_of_the_source_does_not_matter() {
-    let text = || Some(Calibration::built_in());
+    let text = || Some(short_text());
     let data = |float_type| {
         let dir = checkpoint(Variant::Qwen2, float_type);
         let container =
