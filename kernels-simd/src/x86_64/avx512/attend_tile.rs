@@ -46,7 +46,7 @@ pub(crate) fn attend_tile(
     match kv.kv_type {
         KvType::F32 => all_queries::<F32, { 4 * LANES }>(kv, q, ranges, scale, states),
         KvType::F16 => all_queries::<F16, { 2 * LANES }>(kv, q, ranges, scale, states),
-        KvType::Q8 => all_queries::<Q8, { 1 * LANES }>(kv, q, ranges, scale, states),
+        KvType::Q8 => all_queries::<Q8, LANES>(kv, q, ranges, scale, states),
     }
 }
 
