@@ -3,6 +3,7 @@
 //! [`device`] computes by definition, so what is tested here is the host side: which launches, with which arguments, over
 //! which memory. That the kernels compute as defined is tested kernel by kernel.
 
+mod cli;
 mod device;
 mod kernels;
 mod memory;
