@@ -5,6 +5,7 @@
 
 mod cli;
 mod device;
+mod driver;
 mod kernels;
 mod memory;
 
