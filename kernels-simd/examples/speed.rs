@@ -1,8 +1,8 @@
 //! How fast the matrix kernels are, roughly: `cargo run --release -p chaski-kernels-simd --features
 //! testing --example speed [LEVEL [MIB]]`.
 //!
-//! Attention: products per second of queries over KV tiles (those of the keys and of the values), from
-//! tiles of 4096 positions.
+//! Attention (alone where MIB is 0): products per second of queries over KV tiles, those of the keys
+//! and of the values.
 //!
 //! Decode (1 row): bytes of weights read per second, from a set larger than the caches. Several
 //! rows: products per second, from a matrix that fits the cache. Best of several rounds.
@@ -52,37 +52,60 @@ fn part(kv_type: KvType, head_dim: usize, n: usize) -> Vec<u8> {
     part.repeat(n)
 }
 
+/// Queries that attend to every tile of `keys` and `values`, each read while the one before is computed.
+fn attend(
+    kernels: &Kernels,
+    (kv_type, head_dim): (KvType, usize),
+    tiles: &[u8],
+    q: &[f32],
+    states: &mut [f32],
+) {
+    let tile_bytes = 2 * kv_type.part_bytes(head_dim);
+    let ranges = [[0, 64]; 64];
+    let mut tiles = tiles.chunks_exact(tile_bytes).peekable();
+    while let Some(tile) = tiles.next() {
+        let (keys, values) = tile.split_at(tile_bytes / 2);
+        let kv = KvTile {
+            kv_type,
+            head_dim,
+            keys,
+            values,
+            ahead: tiles.peek().copied().unwrap_or_default(),
+        };
+        let n = q.len() / head_dim;
+        kernels.attend_tile(&kv, q, &ranges[..n], 0.125, states);
+    }
+}
+
 fn attention(kernels: &Kernels) {
-    const TILES: usize = 4096 / KV_TILE;
-    println!("attention: GMAC/s of queries over 4096 positions");
+    /// A span's, so that tiles come from the second-level cache; and as many as come from memory.
+    const TILES: [usize; 2] = [512 / KV_TILE, 8192];
+    println!("attention: GMAC/s of queries over the tiles of a span; of 4 over tiles in memory");
     println!(
-        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "type", "head", "1", "3", "4", "16", "64"
+        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
+        "type", "head", "1", "3", "4", "6", "24", "64", "memory"
     );
     for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
         for head_dim in [64, 128] {
             print!("{:>5} {head_dim:>7}", format!("{kv_type:?}"));
-            let bytes = kv_type.part_bytes(head_dim);
-            let keys = part(kv_type, head_dim, TILES);
-            let values = part(kv_type, head_dim, TILES);
-            for n in [1, 3, 4, 16, 64] {
+            let tiles = part(kv_type, head_dim, 2 * TILES[1]);
+            for (n, n_tiles) in [1, 3, 4, 6, 24, 64]
+                .map(|n| (n, TILES[0]))
+                .into_iter()
+                .chain([(4, TILES[1])])
+            {
                 let q = Rng::new(4).floats(n * head_dim, 1.0);
                 let mut states = vec![0.0; n * (head_dim + 2)];
+                let bytes = n_tiles * 2 * kv_type.part_bytes(head_dim);
+                let times = 2 * TILES[1] / n_tiles / n;
                 let seconds = best(12, || {
-                    for (keys, values) in keys.chunks(bytes).zip(values.chunks(bytes)) {
-                        let kv = KvTile {
-                            kv_type,
-                            head_dim,
-                            keys,
-                            values,
-                            ahead: &[],
-                        };
-                        let ranges = [[0, 64]; 64];
-                        kernels.attend_tile(&kv, &q, &ranges[..n], 0.125, &mut states);
+                    for _ in 0..times.clamp(1, 64) {
+                        let shape = (kv_type, head_dim);
+                        attend(kernels, shape, &tiles[..bytes], &q, &mut states);
                     }
                     black_box(&mut states);
-                });
-                let products = 2 * n * head_dim * TILES * KV_TILE;
+                }) / times.clamp(1, 64) as f64;
+                let products = 2 * n * head_dim * n_tiles * KV_TILE;
                 print!(" {:>7.1}", products as f64 / seconds / 1e9);
             }
             println!();
@@ -96,6 +119,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .next()
         .map_or_else(|| Ok(Kernels::best()), |name| Kernels::by_name(&name))?;
     let mib: usize = args.next().map_or(Ok(100), |n| n.parse())?;
+    if mib == 0 {
+        attention(kernels);
+        return Ok(());
+    }
     println!(
         "{}: decode of {mib} MiB in GB/s, then GMAC/s of 1024 x {COLS}",
         kernels.name()

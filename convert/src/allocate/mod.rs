@@ -247,6 +247,7 @@ fn units(
     let pool = Limits::new(threads).pool()?;
     let specs = mapping::map(source)?.tensors;
     let n_layers = plan.config.n_layers;
+    let gains = vector(source, Role::OutputNorm, &specs)?;
     let mut units = Vec::new();
     let mut next = 0;
     while next < plan.tensors.len() {
@@ -260,13 +261,18 @@ fn units(
         let mut choices = vec![(0, 0.0); TYPES.len()];
         for &tensor in &tensors {
             let spec = &specs[tensor].spec;
-            let share =
-                sensitivity::of(spec.role, spec.layer, n_layers, plan.config.tied_embeddings);
-            for (choice, (bytes, error)) in
-                choices.iter_mut().zip(errors(source, plan, tensor, &pool)?)
-            {
-                choice.0 += bytes;
-                choice.1 += share * error;
+            let share = sensitivity::of(spec.role, spec.layer, n_layers);
+            let is_output = match spec.role {
+                Role::Output => true,
+                Role::TokenEmbd => plan.config.tied_embeddings,
+                _ => false,
+            };
+            for (choice, cost) in choices.iter_mut().zip(errors(source, plan, tensor, &pool)?) {
+                choice.0 += cost.bytes;
+                choice.1 += share * cost.relative;
+                if is_output {
+                    choice.1 += sensitivity::of_output(cost.mean_sq, &gains);
+                }
             }
         }
         units.push(Unit {
@@ -279,13 +285,37 @@ fn units(
     Ok(units)
 }
 
-/// Bytes and relative error (of squares) of a matrix in each of [`TYPES`], by some of its tiles.
+/// The vector of `role`; empty where the model has none.
+fn vector(
+    source: &dyn Source,
+    role: Role,
+    tensors: &[mapping::Mapped],
+) -> Result<Vec<f32>, ConvertError> {
+    let Some(tensor) = tensors.iter().find(|t| t.spec.role == role) else {
+        return Ok(Vec::new());
+    };
+    let (mut raw, mut values) = (Vec::new(), vec![0.0; tensor.spec.rows * tensor.spec.cols]);
+    source.read_raw(tensor.source, 0..1, &mut raw)?;
+    source.decode(tensor.source, &raw, &mut values)?;
+    Ok(values)
+}
+
+/// What a matrix costs in one type.
+struct Cost {
+    bytes: u64,
+    /// Its error relative to its weights, of squares.
+    relative: f64,
+    /// The mean square of a weight's error.
+    mean_sq: f64,
+}
+
+/// What a matrix costs in each of [`TYPES`], by some of its tiles.
 fn errors(
     source: &dyn Source,
     plan: &ConvertPlan,
     tensor: usize,
     pool: &rayon::ThreadPool,
-) -> Result<Vec<(u64, f64)>, ConvertError> {
+) -> Result<Vec<Cost>, ConvertError> {
     let work = &plan.inner.work[tensor];
     let Shape::Matrix { layout, .. } = work.shape else {
         return Ok(Vec::new());
@@ -335,11 +365,15 @@ fn errors(
             source.read_raw(tensors[0].source, segment.rows.clone(), &mut raw)?;
             tiler.run(&vec![segment], &raw, &mut out, &mut stats)?;
         }
-        let error = match stats[0].err_sq {
-            0.0 => 0.0,
-            err_sq => err_sq / stats[0].sum_sq,
-        };
-        all.push((layout.bytes() as u64, error));
+        let TileStats {
+            n, sum_sq, err_sq, ..
+        } = stats[0];
+        let of = |all: f64| if err_sq == 0.0 { 0.0 } else { err_sq / all };
+        all.push(Cost {
+            bytes: layout.bytes() as u64,
+            relative: of(sum_sq),
+            mean_sq: of(n as f64),
+        });
     }
     Ok(all)
 }

@@ -26,3 +26,16 @@ pub(super) fn fetch_beyond<const B: usize>(block: &[u8; B]) {
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
 }
+
+/// Has bytes `at..at + N` of `bytes`, or what lies there in memory, brought into the first-level cache.
+///
+/// Without a check of the length, which costs more than the hint: past the end it is a hint about nothing
+/// and cannot fault.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn fetch_at<const N: usize>(bytes: &[u8], at: usize) {
+    for line in 0..N.div_ceil(64) {
+        let at = bytes.as_ptr().wrapping_add(at + 64 * line);
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+}

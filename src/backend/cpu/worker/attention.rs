@@ -14,7 +14,7 @@ use super::{Job, Row, Scratch, Turn, Worker};
 use crate::backend::cpu::{buffers::Slot, schedule::AttendBy};
 
 /// Queries that go through a span together: what the kernels take at once.
-const QUERIES: usize = 6;
+const QUERIES: usize = 8;
 
 impl Job<'_> {
     fn state_len(&self) -> usize {
