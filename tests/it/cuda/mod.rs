@@ -8,6 +8,7 @@ mod device;
 mod driver;
 mod kernels;
 mod memory;
+mod real;
 
 use std::sync::Arc;
 

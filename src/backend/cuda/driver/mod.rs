@@ -105,7 +105,12 @@ pub fn open() -> Result<Opened, CudaError> {
     let context = Context::retain(device).map_err(failed("making a context"))?;
     let stream = Stream::new(context).map_err(failed("making a stream"))?;
     let stream = Arc::new(stream);
-    let refused = |e: DriverError| CudaError::Kernels { message: told(e) };
+    let refused = |e: DriverError| CudaError::Kernels {
+        message: match ptx::TEXT {
+            "" => format!("this version of chaski has none yet ({})", told(e)),
+            _ => told(e),
+        },
+    };
     let module = Module::load(&stream, ptx::TEXT).map_err(refused)?;
     let mut functions = Vec::with_capacity(Kernel::ALL.len());
     for kernel in Kernel::ALL {
