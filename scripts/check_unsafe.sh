@@ -12,6 +12,7 @@ allowed=(
   'kernels-simd/src/*/*/load.rs'            # vector loads and stores, an empty asm
   'kernels-simd/src/aarch64/*/ops.rs'       # instructions without a stable intrinsic
   'src/backend/cpu/shared/*.rs'             # buffers that the team shares, one writer each
+  'src/backend/cuda/driver/*.rs'            # calls of the CUDA driver
   'src/bench/peak.rs'                       # loops of one instruction that the CPU was found to have
   'tests/memory.rs'                         # an allocator that counts
   'quant/tests/alloc.rs'                    # an allocator that counts

@@ -13,7 +13,11 @@ use chaski_models::{Backend, BackendError, Config, Row, TokenId};
 use chaski_quant::scalar::attention::KvType;
 
 use crate::{
-    backend::cpu::{CpuBackend, PassLimits, Team, TeamError},
+    backend::{
+        GpuLayers, Placement, SplitBackend,
+        cpu::{PassLimits, Team, TeamError},
+        cuda::{self, CudaError, DeviceSummary, Opened},
+    },
     model::Model,
     os::{self, ReadAhead},
 };
@@ -44,6 +48,8 @@ pub struct SessionOptions {
     /// Lets float matrices multiply 8-bit activations, as quantised matrices do: what these cost by
     /// themselves. For evaluation.
     pub round_activations: bool,
+    /// What goes to a GPU.
+    pub gpu_layers: GpuLayers,
 }
 
 impl Default for SessionOptions {
@@ -57,6 +63,7 @@ impl Default for SessionOptions {
             sequences: 1,
             logit_rows: 1,
             round_activations: false,
+            gpu_layers: GpuLayers::NONE,
         }
     }
 }
@@ -111,6 +118,13 @@ pub enum SessionError {
     },
     /// The threads could not be started.
     Team(TeamError),
+    /// The layers that were to be on a GPU cannot be there.
+    Cuda {
+        /// What was asked for.
+        gpu_layers: GpuLayers,
+        /// The cause.
+        source: CudaError,
+    },
     /// A pass failed.
     Backend(BackendError),
 }
@@ -148,6 +162,10 @@ impl fmt::Display for SessionError {
                 write!(f, "cancelled after {read} of {of} tokens were read")
             }
             Self::Team(_) => f.write_str("the session's threads could not be started"),
+            Self::Cuda { gpu_layers, .. } => write!(
+                f,
+                "-ngl {gpu_layers} cannot be followed (-ngl 0 keeps the model on the CPU)"
+            ),
             Self::Backend(_) => f.write_str("the model could not be run"),
         }
     }
@@ -157,6 +175,7 @@ impl Error for SessionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Team(e) => Some(e),
+            Self::Cuda { source, .. } => Some(source),
             Self::Backend(e) => Some(e),
             _ => None,
         }
@@ -192,7 +211,9 @@ impl Error for SessionError {
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Model>,
-    backend: CpuBackend,
+    backend: SplitBackend,
+    /// What there is to say about the GPU that was asked for.
+    notes: Vec<String>,
     /// One for each sequence.
     texts: Vec<Text>,
     selected: usize,
@@ -271,8 +292,46 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// An option is out of its range, or the threads cannot be started.
+    /// An option is out of its range, the threads cannot be started, or the layers that are to be on a
+    /// GPU cannot be there.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, SessionError> {
+        let mut notes = Vec::new();
+        let device = match options.gpu_layers {
+            GpuLayers::Count(0) => None,
+            GpuLayers::Auto => cuda::open().map_or_else(
+                |error| {
+                    notes.push(format!("-ngl auto: everything is on the CPU, {error}"));
+                    None
+                },
+                Some,
+            ),
+            _ => Some(cuda::open().map_err(|source| SessionError::Cuda {
+                gpu_layers: options.gpu_layers,
+                source,
+            })?),
+        };
+        Self::made(model, options, device, notes)
+    }
+
+    /// As [`new`](Self::new), with `device` for the GPU that the options ask for.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_device(
+        model: &Arc<Model>,
+        options: &SessionOptions,
+        device: Opened,
+    ) -> Result<Self, SessionError> {
+        Self::made(model, options, Some(device), Vec::new())
+    }
+
+    fn made(
+        model: &Arc<Model>,
+        options: &SessionOptions,
+        device: Option<Opened>,
+        mut notes: Vec<String>,
+    ) -> Result<Self, SessionError> {
         let (limits, max_logit_rows) = limits(model.config(), options)?;
         // First, so that the disk works while memory is allocated and threads start.
         let read_ahead = os::read_ahead(MappedModel(Arc::clone(model)));
@@ -286,10 +345,37 @@ impl Session {
             logits_row: None,
         };
         let team = team.map_err(SessionError::Team)?;
-        let mut backend = CpuBackend::with_team(model, &limits, team);
+        let refused = |source| SessionError::Cuda {
+            gpu_layers: options.gpu_layers,
+            source,
+        };
+        let placed = match device {
+            None => None,
+            Some(device) => {
+                let weights = model.weights();
+                let placement =
+                    cuda::place(&device, weights, &limits, options.gpu_layers).map_err(refused)?;
+                if placement.uses_gpu() {
+                    Some((device, placement))
+                } else {
+                    if options.gpu_layers == GpuLayers::Auto {
+                        notes.push(cuda::nothing_fits(&device));
+                    }
+                    None
+                }
+            }
+        };
+        let mut backend = match placed {
+            None => SplitBackend::cpu(model, &limits, team),
+            Some((device, placement)) => {
+                SplitBackend::with_device(model, &limits, team, device, &placement)
+                    .map_err(refused)?
+            }
+        };
         backend.round_activations(options.round_activations);
         Ok(Self {
             backend,
+            notes,
             texts: (0..limits.n_seqs).map(|_| text()).collect(),
             selected: 0,
             rows: Vec::with_capacity(limits.rows),
@@ -299,6 +385,32 @@ impl Session {
             model: Arc::clone(model),
             _read_ahead: read_ahead,
         })
+    }
+
+    /// Where the model's layers are.
+    pub fn placement(&self) -> Placement {
+        self.backend.placement()
+    }
+
+    /// The GPU that has some of them, if one has.
+    pub fn device(&self) -> Option<&DeviceSummary> {
+        self.backend.device()
+    }
+
+    /// 10^9 bytes per second at which the GPU reads the weights that it has, if it has some.
+    ///
+    /// # Errors
+    ///
+    /// The GPU failed.
+    pub fn device_read_bandwidth(&mut self) -> Result<Option<f64>, SessionError> {
+        self.backend
+            .device_read_bandwidth()
+            .map_err(SessionError::Backend)
+    }
+
+    /// Lines for the user: what was decided without being an error.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The model.

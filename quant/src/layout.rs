@@ -227,6 +227,14 @@ impl<'a> TileRun<'a> {
         self.n_blocks
     }
 
+    /// The bytes from the first tile to the last, whatever lies between them included.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self.n_tiles {
+            0 => &[],
+            n => &self.bytes[..(n - 1) * self.stride + self.tile_bytes],
+        }
+    }
+
     /// The bytes of tile `i`, exactly [`TensorLayout::tile_bytes`] of them.
     pub fn tile(&self, i: usize) -> &'a [u8] {
         assert!(i < self.n_tiles, "tile {i} of {}", self.n_tiles);

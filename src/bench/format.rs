@@ -76,6 +76,9 @@ fn markdown(rows: &[Row]) -> String {
         ("backend", 10, false),
         ("threads", 7, true),
     ];
+    if rows.iter().any(|r| r.n_gpu_layers > 0) {
+        columns.push(("ngl", 3, true));
+    }
     if depths_differ {
         columns.push(("n_ubatch", 8, true));
     }
@@ -120,6 +123,7 @@ fn markdown(rows: &[Row]) -> String {
                     "size" => size(row.model_size),
                     "params" => params(row.model_n_params),
                     "backend" => row.backends.clone(),
+                    "ngl" => row.n_gpu_layers.to_string(),
                     "threads" => row.n_threads.to_string(),
                     "n_ubatch" => row.n_ubatch.to_string(),
                     "type_kv" => row.type_k.clone(),
@@ -133,6 +137,9 @@ fn markdown(rows: &[Row]) -> String {
             })
             .collect();
         text += &line(cells);
+    }
+    if let Some(row) = rows.iter().find(|r| !r.gpu_info.is_empty()) {
+        text += &format!("\nGPU: {}\n", row.gpu_info);
     }
     if let Some(row) = rows.first() {
         text += &format!("\nbuild: chaski {}\n", row.build_commit);
@@ -208,6 +215,8 @@ pub(super) fn test_row() -> Row {
         int_gmac_per_s: 0.0,
         int_peak_gmac_per_s: 0.0,
         int_share: 0.0,
+        gpu_weight_bytes_per_token: 0,
+        gpu_read_gb_per_s: 0.0,
         schema: super::SCHEMA,
     }
 }
@@ -252,8 +261,19 @@ mod tests {
         );
         let head = render(&rows, Format::Csv).unwrap();
         let head = head.lines().next().unwrap();
-        let own = "weight_gb_per_s,read_gb_per_s,read_share,int_gmac_per_s,int_peak_gmac_per_s,int_share,schema";
+        let own = "weight_gb_per_s,read_gb_per_s,read_share,int_gmac_per_s,int_peak_gmac_per_s,int_share,gpu_weight_bytes_per_token,gpu_read_gb_per_s,schema";
         assert!(head.ends_with(own), "{head}");
+    }
+
+    #[test]
+    fn a_gpu_has_its_layers_in_a_column_and_its_name_below() {
+        let mut rows = [row(), row()];
+        (rows[1].n_gpu_layers, rows[1].gpu_info) = (17, "a card".into());
+        let text = render(&rows, Format::Markdown).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("| threads | ngl |"), "{text}");
+        assert!(lines[3].contains("|       2 |  17 |"), "{text}");
+        assert_eq!(lines[5], "GPU: a card");
     }
 
     #[test]

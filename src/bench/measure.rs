@@ -14,7 +14,10 @@ use chaski_quant::scalar::attention::KvType;
 use super::{Row, SCHEMA, mean_and_deviation, probe};
 use crate::{
     Model, ModelError, ModelOptions, Session, SessionError, SessionOptions,
-    backend::cpu::{Team, TeamError},
+    backend::{
+        GpuLayers,
+        cpu::{Team, TeamError},
+    },
     os,
     session::MAX_CONTEXT,
 };
@@ -40,6 +43,8 @@ pub struct BenchOptions {
     pub cpus: Vec<usize>,
     /// How the model is opened.
     pub model: ModelOptions,
+    /// What goes to a GPU.
+    pub gpu_layers: GpuLayers,
     /// Set by another thread to break off; see [`Session::set_cancel`].
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -203,8 +208,20 @@ impl Limits {
     /// Writes the limits into a row, and the row's shares of them.
     fn compare(self, row: &mut Row) {
         (row.read_gb_per_s, row.int_peak_gmac_per_s) = (self.read_gb_per_s, self.int_gmac_per_s);
-        row.read_share = row.weight_gb_per_s / self.read_gb_per_s;
-        if self.int_gmac_per_s > 0.0 {
+        // Each machine reads what it has, one after the other.
+        if row.gpu_read_gb_per_s > 0.0 {
+            let (all, gpu) = (
+                row.weight_bytes_per_token as f64,
+                row.gpu_weight_bytes_per_token as f64,
+            );
+            let time = (all - gpu).max(0.0) / self.read_gb_per_s + gpu / row.gpu_read_gb_per_s;
+            row.read_gb_per_s = all / time;
+        }
+        row.read_share = row.weight_gb_per_s / row.read_gb_per_s;
+        if row.n_gpu_layers > 0 {
+            // Where the GPU multiplies, the CPU's peak says nothing.
+            row.int_peak_gmac_per_s = 0.0;
+        } else if self.int_gmac_per_s > 0.0 {
             row.int_share = row.int_gmac_per_s / self.int_gmac_per_s;
         }
     }
@@ -222,6 +239,7 @@ fn session(
         ubatch: options.ubatch,
         threads: Some(threads),
         cpus: options.cpus.clone(),
+        gpu_layers: options.gpu_layers,
         ..SessionOptions::default()
     };
     let mut session = Session::new(model, &session_options).map_err(BenchError::Session)?;
@@ -265,6 +283,7 @@ fn measure(
     let vocab_size = model.config().vocab_size;
     let context = positions(n_prompt, n_gen, n_depth)?;
     let mut session = session(model, options, row.n_threads, context)?;
+    describe_gpu(&mut session, row)?;
     let name = row.test();
     row.test_time = utc(SystemTime::now());
     let depth = tokens(n_depth, vocab_size, 2);
@@ -312,6 +331,24 @@ fn measure(
     }
     let memory = os::memory().unwrap_or_default();
     (row.resident_bytes, row.resident_file_bytes) = (memory.resident, memory.file);
+    Ok(())
+}
+
+/// Writes what a GPU has, and how fast it reads it, into a row.
+fn describe_gpu(session: &mut Session, row: &mut Row) -> Result<(), BenchError> {
+    let rate = session.device_read_bandwidth();
+    let (Some(rate), Some(device)) = (rate.map_err(BenchError::Session)?, session.device()) else {
+        return Ok(());
+    };
+    row.gpu_read_gb_per_s = rate;
+    row.gpu_info.clone_from(&device.name);
+    row.gpu_weight_bytes_per_token = device.bytes.weights;
+    let placement = session.placement();
+    row.n_gpu_layers = placement.count();
+    row.backends = match placement.gpu_head {
+        true => "CUDA".to_owned(),
+        false => format!("CUDA, {}", row.backends),
+    };
     Ok(())
 }
 
@@ -371,6 +408,8 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
         int_gmac_per_s: 0.0,
         int_peak_gmac_per_s: 0.0,
         int_share: 0.0,
+        gpu_weight_bytes_per_token: 0,
+        gpu_read_gb_per_s: 0.0,
         schema: SCHEMA,
     }
 }
@@ -442,6 +481,23 @@ mod tests {
         limits.max(other).compare(&mut row);
         assert_eq!((row.read_share, row.int_share), (0.0, 0.25));
         assert_eq!((row.read_gb_per_s, row.int_peak_gmac_per_s), (30.0, 400.0));
+    }
+
+    #[test]
+    fn two_machines_read_one_after_the_other() {
+        let limits = Limits {
+            read_gb_per_s: 30.0,
+            int_gmac_per_s: 400.0,
+        };
+        let mut row = super::super::format::test_row();
+        (row.weight_bytes_per_token, row.gpu_weight_bytes_per_token) = (9_000, 6_000);
+        (row.gpu_read_gb_per_s, row.n_gpu_layers) = (600.0, 3);
+        row.weight_gb_per_s = 40.9;
+        limits.compare(&mut row);
+        // 3 kB at 30 GB/s and 6 kB at 600 GB/s.
+        assert!((row.read_gb_per_s - 9.0 / 0.11).abs() < 1e-6);
+        assert!((row.read_share - 0.5).abs() < 1e-2);
+        assert_eq!((row.int_peak_gmac_per_s, row.int_share), (0.0, 0.0));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! threads: generating reads all weights for each token, so it is compared with reading the same
 //! file from memory; reading a prompt multiplies integers, so it is compared with a loop of nothing
 //! but the level's instruction for that. What is counted is the work that must be done (weights once a
-//! token; the products of quantised matrices), so attention, norms and all else lower the share.
+//! token; the products of quantised matrices), so attention, norms and all else lower the share. A GPU's reading
+//! is measured by a kernel that reads the weights it has; what it multiplies is compared with nothing.
 
 mod format;
 mod measure;
@@ -21,7 +22,7 @@ pub use measure::{BenchError, BenchOptions, Progress, run};
 use serde::Serialize;
 
 /// The version of the JSON and CSV fields.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// One line of the table: one test of one model. Field names up to `stddev_ts` are llama-bench's.
 #[derive(Clone, Debug, Serialize)]
@@ -32,9 +33,9 @@ pub struct Row {
     pub build_number: u32,
     /// The processor's name.
     pub cpu_info: String,
-    /// Empty: no GPU took part.
+    /// The GPU's name; empty where none took part.
     pub gpu_info: String,
-    /// `CPU`, and the SIMD level.
+    /// `CPU`, and the SIMD level; `CUDA` before it where a GPU takes part, alone where it has everything.
     pub backends: String,
     /// The file.
     pub model_filename: String,
@@ -54,7 +55,7 @@ pub struct Row {
     pub type_k: String,
     /// Type of the values in the KV cache.
     pub type_v: String,
-    /// Layers on a GPU.
+    /// Layers on a GPU, the head counted as one.
     pub n_gpu_layers: usize,
     /// Tokens of the prompt, or 0.
     pub n_prompt: usize,
@@ -89,7 +90,9 @@ pub struct Row {
     /// Weights read while generating, 10^9 bytes per second; 0 for prompts.
     pub weight_gb_per_s: f64,
     /// What the threads read of the same file at once, each one part of it from start to end, 10^9
-    /// bytes per second; the best of several rounds before and after the tests.
+    /// bytes per second; the best of several rounds before and after the tests. Where a GPU has some of
+    /// the weights: at which rate all are read, each part by the machine that has it, one after the
+    /// other.
     pub read_gb_per_s: f64,
     /// The one divided by the other; 0 for prompts.
     pub read_share: f64,
@@ -100,6 +103,11 @@ pub struct Row {
     pub int_peak_gmac_per_s: f64,
     /// The one divided by the other; 0 for answers.
     pub int_share: f64,
+    /// Bytes of weights that the GPU reads for one token.
+    pub gpu_weight_bytes_per_token: u64,
+    /// What a kernel that does nothing else reads of them, 10^9 bytes per second; the best of several
+    /// rounds.
+    pub gpu_read_gb_per_s: f64,
     /// Version of these fields.
     pub schema: u32,
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::{
     Model, ModelOptions, Residence, Session, SessionOptions,
+    backend::GpuLayers,
     generate::{FinishReason, GenerateOptions, Generation},
     os,
     sampler::{LogProb, Sampler, SamplerOptions},
@@ -21,7 +22,7 @@ use chaski_quant::scalar::attention::KvType;
 use serde::Serialize;
 
 use super::{
-    args::{HostArgs, KvArg, SamplingArgs, SessionArgs},
+    args::{GpuArgs, HostArgs, KvArg, SamplingArgs, SessionArgs},
     conversation::Turn,
     interrupt, out, written,
 };
@@ -152,15 +153,50 @@ pub(crate) fn tell_threads(threads: Option<usize>) {
 }
 
 /// The library's options for a session.
-pub(crate) fn session_options(args: &SessionArgs) -> SessionOptions {
+pub(crate) fn session_options(args: &SessionArgs, gpu: &GpuArgs) -> SessionOptions {
     tell_threads(args.threads);
     SessionOptions {
+        gpu_layers: gpu.gpu_layers,
         context_len: args.ctx_size,
         kv_type: kv_type(args.kv),
         ubatch: args.ubatch_size,
         threads: args.threads,
         ..SessionOptions::default()
     }
+}
+
+/// Tells where the model's layers are: what `auto` chose always, the rest with `--verbose`.
+pub(crate) fn tell_placement(session: &Session, asked: GpuLayers) {
+    session.notes().iter().for_each(out::note);
+    let Some(device) = session.device() else {
+        return;
+    };
+    let bytes = &device.bytes;
+    let line = format!(
+        "{}: {} ({} of weights, {} of keys and values, {} of buffers; {} were free)",
+        device.name,
+        session.placement(),
+        out::bytes(bytes.weights),
+        out::bytes(bytes.kv_cache),
+        out::bytes(bytes.buffers),
+        out::bytes(device.free),
+    );
+    match asked {
+        GpuLayers::Auto => out::note(line),
+        _ => out::detail(line),
+    }
+    if device.n_devices > 1 {
+        out::note(format_args!(
+            "note: one of {} GPUs is used, {}; CUDA_VISIBLE_DEVICES chooses another",
+            device.n_devices, device.name
+        ));
+    }
+    let seconds = device.upload.as_secs_f64();
+    out::detail(format_args!(
+        "copied to the GPU in {:.1} ms, {:.1} GB/s",
+        seconds * 1e3,
+        bytes.weights as f64 / seconds.max(1e-9) / 1e9
+    ));
 }
 
 /// The library's options for a model.
@@ -234,6 +270,7 @@ impl Talker {
     pub(crate) fn open(
         path: &std::path::Path,
         session: &SessionArgs,
+        gpu: &GpuArgs,
         host: &HostArgs,
         sampling: &SamplingArgs,
         raw: bool,
@@ -270,9 +307,10 @@ impl Talker {
         };
         let options = SessionOptions {
             cpus: cpus(host),
-            ..session_options(session)
+            ..session_options(session, gpu)
         };
         let session = Session::new(&model, &options)?;
+        tell_placement(&session, gpu.gpu_layers);
         let end_ids = model.metadata().end_ids();
         Ok(Self {
             model,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chaski::session::MAX_CONTEXT;
+use chaski::{backend::GpuLayers, session::MAX_CONTEXT};
 use chaski_convert::TypeOverride;
 use chaski_quant::QuantType;
 use clap::{
@@ -193,6 +193,20 @@ pub(crate) struct SessionArgs {
     pub(crate) ubatch_size: usize,
 }
 
+/// What goes to a GPU.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct GpuArgs {
+    /// Put the last N layers on an NVIDIA GPU (-ngl N); one more than the model has means the head
+    /// too, as all does; auto puts there what fits
+    #[arg(
+        long = "gpu-layers",
+        visible_aliases = ["ngl", "n-gpu-layers"],
+        value_name = "N|auto|all",
+        default_value = "0"
+    )]
+    pub(crate) gpu_layers: GpuLayers,
+}
+
 /// A list of processors, such as `0-3,6`.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuList(pub(crate) Vec<usize>);
@@ -297,6 +311,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) session: SessionArgs,
+
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,
@@ -446,6 +463,9 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -496,6 +516,9 @@ pub(crate) struct EvalArgs {
     /// Type of the KV cache
     #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
     pub(crate) kv: KvArg,
+
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
 
     /// Print JSON
     #[arg(long)]
@@ -566,6 +589,9 @@ pub(crate) struct BenchArgs {
     /// Threads, comma-separated [default: the physical cores this process may use]
     #[arg(short = 't', long, value_name = "N", value_delimiter = ',', value_parser = from_to(1, MAX_THREADS))]
     pub(crate) threads: Vec<usize>,
+
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
 
     #[command(flatten)]
     pub(crate) host: HostArgs,

@@ -45,6 +45,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         threads: args.threads.clone(),
         kv_type: kv_type(args.kv),
         ubatch: args.ubatch_size,
+        gpu_layers: args.gpu.gpu_layers,
         cpus: cpus(&args.host),
         model: model_options(&args.host),
         cancel: Some(interrupt::flag()),

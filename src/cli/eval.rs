@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::{
     Model, ModelOptions, Session, SessionOptions,
+    backend::GpuLayers,
     certify::{self, Measured},
     eval::{Chunks, Comparison, PartsError, Perplexity, Report, compare, perplexity},
 };
@@ -22,8 +23,8 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Dropped, kv_type, tell_threads},
-    args::{EvalArgs, KvArg, ModelArgs},
+    answer::{Dropped, kv_type, tell_placement, tell_threads},
+    args::{EvalArgs, GpuArgs, KvArg, ModelArgs},
     interrupt, out,
     parts::Parts,
     progress, resolve,
@@ -71,6 +72,7 @@ impl Opened {
             ..session_options(args)
         };
         let mut session = Session::new(&self.model, &options)?;
+        tell_placement(&session, args.gpu.gpu_layers);
         session.set_cancel(Some(interrupt::flag()));
         Ok(session)
     }
@@ -87,6 +89,7 @@ fn session_options(args: &EvalArgs) -> SessionOptions {
         kv_type: kv_type(args.kv),
         threads: args.threads,
         logit_rows: LOGIT_ROWS,
+        gpu_layers: args.gpu.gpu_layers,
         ..SessionOptions::default()
     }
 }
@@ -158,6 +161,9 @@ pub(crate) fn certify(
         chunks: Some(CERTIFY_CHUNKS),
         threads,
         kv: KvArg::F16,
+        gpu: GpuArgs {
+            gpu_layers: GpuLayers::NONE,
+        },
         json: true,
     };
     let text = read_text(text)?;

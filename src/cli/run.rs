@@ -41,7 +41,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         bail!("there is no prompt: give one as an argument, with -f, or on standard input");
     }
     let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let mut talker = Talker::open(&path, &args.session, &args.host, &args.sampling, args.raw)?;
+    let mut talker = Talker::open(
+        &path,
+        &args.session,
+        &args.gpu,
+        &args.host,
+        &args.sampling,
+        args.raw,
+    )?;
     // A Ctrl-C during the conversion or while the model was opened; an answer forgets older ones.
     interrupt::follow()?;
     let told = tell_unread_input(args);

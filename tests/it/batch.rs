@@ -181,7 +181,7 @@ fn broken_rows_are_refused_and_nothing_is_stored() {
 
 /// A model one of whose weights is not a number; its checksum would tell, but opening a file does not
 /// read the tensors.
-fn broken_model() -> Arc<Model> {
+pub(crate) fn broken_model() -> Arc<Model> {
     let mut bytes = tiny::container(Variant::Llama, Some(QuantType::F32));
     let container = Container::from_bytes(bytes.clone()).unwrap();
     let tensor = container

@@ -5,6 +5,7 @@ mod batch;
 mod calibrate;
 mod certify;
 mod cli;
+mod cuda;
 mod equality;
 mod generate;
 mod sequences;

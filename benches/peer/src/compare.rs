@@ -123,6 +123,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
 /// One measurement of chaski, as `chaski bench` makes it.
 fn chaski_speed(args: &CompareArgs, test: Test, threads: usize) -> anyhow::Result<Row> {
     let options = BenchOptions {
+        gpu_layers: chaski::backend::GpuLayers::NONE,
         n_prompt: vec![test.n_prompt],
         n_gen: vec![test.n_gen],
         n_depth: vec![test.n_depth],

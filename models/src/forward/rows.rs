@@ -174,6 +174,14 @@ pub enum BackendError {
         /// The token whose logit it is.
         token: TokenId,
     },
+    /// A device that has some of the layers failed; the backend cannot be used any more, since what the
+    /// device holds is not known.
+    Device {
+        /// The device's name.
+        name: String,
+        /// What failed, and how.
+        message: String,
+    },
     /// A thread of the backend panicked; the backend cannot be used any more.
     Panicked {
         /// What the panic said.
@@ -231,6 +239,10 @@ impl fmt::Display for BackendError {
             Self::NotFinite { row, token } => {
                 write!(f, "the logit of token {token} in row {row} is not finite")
             }
+            Self::Device { name, message } => write!(
+                f,
+                "{name} failed: {message}; start again, with -ngl 0 to go without it"
+            ),
             Self::Panicked { message } => write!(f, "a thread of the backend panicked: {message}"),
         }
     }

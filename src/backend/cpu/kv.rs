@@ -39,7 +39,17 @@ pub struct KvCache {
     pages: PageTable,
 }
 
-/// Which page holds which positions of which sequence.
+/// A page whose bytes another one is to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    /// The page that has them.
+    pub from: u32,
+    /// The page that is to have them.
+    pub to: u32,
+}
+
+/// Which page holds which positions of which sequence. One table serves all machines that a model's
+/// layers are on, each of which has the bytes of its own layers.
 #[derive(Debug)]
 pub struct PageTable {
     max_seq_pages: usize,
@@ -109,6 +119,7 @@ impl KvCache {
 
     /// Makes room to write positions `positions` of sequence `seq`, whose later positions are
     /// forgotten: pages that are missing are taken from the pool, a page that others use is copied.
+    /// Gives the copy that was made: another machine that has bytes of the same pages is to do it too.
     ///
     /// # Errors
     ///
@@ -117,46 +128,19 @@ impl KvCache {
     /// # Panics
     ///
     /// If `positions` start past the sequence's end or leave its context.
-    pub fn reserve(&mut self, seq: usize, positions: Range<usize>) -> Result<(), KvFull> {
-        let Range { start, end } = positions;
-        assert!(
-            start <= self.pages.lens[seq],
-            "a hole before position {start}"
-        );
-        assert!(
-            end <= self.pages.max_seq_pages * KV_TILE,
-            "position {end} of a context"
-        );
-        self.truncate(seq, start);
-        let first = start / KV_TILE;
-        if end > start && !start.is_multiple_of(KV_TILE) {
-            self.own_page(seq, first)?;
+    pub fn reserve(
+        &mut self,
+        seq: usize,
+        positions: Range<usize>,
+    ) -> Result<Option<PageCopy>, KvFull> {
+        let (n, start) = (self.geometry.page_bytes(), self.start);
+        let copy = self.pages.reserve(seq, positions)?;
+        if let Some(PageCopy { from, to }) = copy {
+            let from = start + from as usize * n;
+            self.bytes
+                .copy_within(from..from + n, start + to as usize * n);
         }
-        for index in KvGeometry::n_pages(start)..KvGeometry::n_pages(end) {
-            let page = self.pages.take()?;
-            self.pages.pages[seq * self.pages.max_seq_pages + index] = page;
-            // Page by page, so that an error leaves a table that is true.
-            self.pages.lens[seq] = (index * KV_TILE).max(start) + 1;
-        }
-        self.pages.lens[seq] = end.max(start);
-        Ok(())
-    }
-
-    /// Makes page `index` of a sequence its own, by a copy if others use it.
-    fn own_page(&mut self, seq: usize, index: usize) -> Result<(), KvFull> {
-        let slot = seq * self.pages.max_seq_pages + index;
-        let old = self.pages.pages[slot];
-        if self.pages.n_users[old as usize] == 1 {
-            return Ok(());
-        }
-        let new = self.pages.take()?;
-        let n = self.geometry.page_bytes();
-        let from = self.start + old as usize * n;
-        self.bytes
-            .copy_within(from..from + n, self.start + new as usize * n);
-        self.pages.release(old);
-        self.pages.pages[slot] = new;
-        Ok(())
+        Ok(copy)
     }
 
     /// Forgets all positions of `seq` from `len` on.
@@ -205,12 +189,58 @@ impl PageTable {
         self.pages[seq * self.max_seq_pages + tile] as usize
     }
 
+    /// As [`KvCache::reserve`]; whoever holds bytes of pages is to do the copy that it tells of, if it
+    /// does, before anything else is written.
+    fn reserve(&mut self, seq: usize, positions: Range<usize>) -> Result<Option<PageCopy>, KvFull> {
+        let Range { start, end } = positions;
+        assert!(start <= self.lens[seq], "a hole before position {start}");
+        assert!(
+            end <= self.max_seq_pages * KV_TILE,
+            "position {end} of a context"
+        );
+        self.truncate(seq, start);
+        // The pages that are missing first: where there are not enough, nothing is to be copied.
+        let missing = KvGeometry::n_pages(start)..KvGeometry::n_pages(end);
+        let shared = (end > start && !start.is_multiple_of(KV_TILE))
+            .then(|| seq * self.max_seq_pages + start / KV_TILE)
+            .filter(|&slot| self.n_users[self.pages[slot] as usize] > 1);
+        if self.free.len() < missing.len() + usize::from(shared.is_some()) {
+            return Err(KvFull {
+                n_pages: self.n_users.len(),
+            });
+        }
+        let copy = match shared {
+            Some(slot) => Some(self.own_page(slot)?),
+            None => None,
+        };
+        for index in missing {
+            let page = self.take()?;
+            self.pages[seq * self.max_seq_pages + index] = page;
+        }
+        self.lens[seq] = end.max(start);
+        Ok(copy)
+    }
+
+    /// Gives a sequence a page of its own in place of one that others use too.
+    fn own_page(&mut self, slot: usize) -> Result<PageCopy, KvFull> {
+        let (from, to) = (self.pages[slot], self.take()?);
+        self.release(from);
+        self.pages[slot] = to;
+        Ok(PageCopy { from, to })
+    }
+
     fn take(&mut self) -> Result<u32, KvFull> {
         let page = self.free.pop().ok_or(KvFull {
             n_pages: self.n_users.len(),
         })?;
         self.n_users[page as usize] = 1;
         Ok(page)
+    }
+
+    /// The pages of sequence `seq`, in the order of its positions.
+    pub(crate) fn of(&self, seq: usize) -> &[u32] {
+        let n = KvGeometry::n_pages(self.lens[seq]);
+        &self.pages[seq * self.max_seq_pages..][..n]
     }
 
     fn release(&mut self, page: u32) {
@@ -295,10 +325,11 @@ mod tests {
         cache.reserve(0, 65..128).unwrap();
         assert_eq!(cache.pages().n_free(), 1);
         assert_eq!(cache.reserve(1, 64..200), Err(KvFull { n_pages: 4 }));
+        assert_eq!((cache.pages().len(1), cache.pages().n_free()), (64, 1));
         check(&cache);
         // Going back forgets what follows.
         cache.reserve(0, 10..11).unwrap();
-        assert_eq!((cache.pages().len(0), cache.pages().n_free()), (11, 1));
+        assert_eq!((cache.pages().len(0), cache.pages().n_free()), (11, 2));
         cache.truncate(1, 0);
         assert!(cache.pages().is_empty(1));
         cache.truncate(0, 100);
@@ -317,14 +348,16 @@ mod tests {
         cache.fork(0, 2, 64);
         check(&cache);
         assert_eq!(cache.pages().n_free(), 4);
-        cache.reserve(1, 70..71).unwrap();
+        let copy = cache.reserve(1, 70..71).unwrap();
         check(&cache);
         let own = cache.pages().page(1, 1);
+        let (from, to) = (second as u32, own as u32);
+        assert_eq!(copy, Some(PageCopy { from, to }));
         assert_ne!(own, second);
         assert!(cache.parts_mut().0[own * n..][..n].iter().all(|b| *b == 7));
         assert_eq!(cache.pages().page(1, 0), cache.pages().page(0, 0));
         // Sequence 2 ends with its page, so it writes none that is shared.
-        cache.reserve(2, 64..65).unwrap();
+        assert_eq!(cache.reserve(2, 64..65), Ok(None));
         assert_eq!(cache.pages().n_free(), 2);
         // Sequence 0 is alone with its second page again.
         cache.reserve(0, 100..101).unwrap();

@@ -10,10 +10,12 @@ use chaski_models::{
     forward::{Observed, RowLimits, check_rows, kv::KvGeometry, kv::spans},
 };
 
+use chaski_quant::scalar::attention::KvType;
+
 use super::{
     buffers::{Buffers, PassLimits, ROW_BLOCK, RowIndex, Slot},
-    kv::KvCache,
-    schedule::{AttendBy, Buf, Shape},
+    kv::{KvCache, PageCopy, PageTable},
+    schedule::{AttendBy, Begin, Buf, Shape},
     shared::view::Pass,
     team::{Team, TeamError},
     worker::{ActViews, Job, Observer, work},
@@ -23,7 +25,7 @@ use crate::model::Model;
 /// Work units of attention that a pass of many rows is cut into, at least, if it has as many rows.
 const ATTEND_UNITS: usize = 64;
 
-/// A model on the CPU, with the KV cache of some sequences.
+/// A model on the CPU, or its first layers, with the KV cache of some sequences.
 ///
 /// Everything is allocated by [`CpuBackend::new`]; [`Backend::forward`] allocates nothing and takes
 /// no lock. The logits of a row are the same bits whatever the number of threads, the other rows of
@@ -35,6 +37,8 @@ pub struct CpuBackend {
     team: Team,
     buffers: Buffers,
     kv: KvCache,
+    /// Pages that the last pass copied.
+    copies: Vec<PageCopy>,
     rounded: bool,
 }
 
@@ -62,16 +66,28 @@ impl CpuBackend {
 
     /// Allocates everything for a team that there is; it has the threads, whatever `limits` says.
     pub fn with_team(model: &Arc<Model>, limits: &PassLimits, team: Team) -> Self {
+        Self::with_layers(model, limits, team, model.config().n_layers)
+    }
+
+    /// As [`with_team`](Self::with_team), and keeps keys and values of the first `n_layers` layers
+    /// only: another machine has the others.
+    pub(crate) fn with_layers(
+        model: &Arc<Model>,
+        limits: &PassLimits,
+        team: Team,
+        n_layers: usize,
+    ) -> Self {
         let limits = PassLimits {
             threads: team.n_threads(),
             ..*limits
         };
-        let geometry = KvGeometry::new(model.config(), limits.kv_type);
+        let geometry = geometry(model.config(), limits.kv_type, n_layers);
         let n_pages = limits.n_seqs * KvGeometry::n_pages(limits.context_len);
         Self {
             team,
             buffers: Buffers::new(model.config(), &limits),
             kv: KvCache::new(geometry, n_pages, limits.n_seqs, limits.context_len),
+            copies: Vec::with_capacity(limits.n_seqs),
             limits,
             rounded: false,
             model: Arc::clone(model),
@@ -81,10 +97,20 @@ impl CpuBackend {
     /// Bytes that `new` with these arguments allocates, but for a few kilobytes of each thread
     /// (its stack is the system's).
     pub fn bytes(config: &Config, limits: &PassLimits) -> CpuBytes {
+        Self::bytes_with_layers(config, limits, config.n_layers)
+    }
+
+    /// The same of a backend that has the first `n_layers` layers.
+    pub(crate) fn bytes_with_layers(
+        config: &Config,
+        limits: &PassLimits,
+        n_layers: usize,
+    ) -> CpuBytes {
         let (activations, own) = Buffers::bytes(config, limits);
-        let geometry = KvGeometry::new(config, limits.kv_type);
+        let geometry = geometry(config, limits.kv_type, n_layers);
         let n_pages = limits.n_seqs * KvGeometry::n_pages(limits.context_len);
-        let kv = KvCache::bytes(&geometry, n_pages, limits.n_seqs, limits.context_len);
+        let kv = KvCache::bytes(&geometry, n_pages, limits.n_seqs, limits.context_len)
+            + limits.n_seqs * size_of::<PageCopy>();
         CpuBytes {
             kv_cache: kv as u64,
             activations,
@@ -137,6 +163,33 @@ impl CpuBackend {
         self.kv.fork(from, to, len);
     }
 
+    /// Which pages there are, for a machine that has bytes of them too.
+    pub(crate) fn pages(&self) -> &PageTable {
+        self.kv.pages()
+    }
+
+    /// The copies of pages that the last [`prepare`](Self::prepare) made.
+    pub(crate) fn copies(&self) -> &[PageCopy] {
+        &self.copies
+    }
+
+    /// Checks the rows of a pass and takes pages for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`].
+    pub(crate) fn prepare(&mut self, rows: &[Row], logits_len: usize) -> Result<(), BackendError> {
+        let limits = RowLimits {
+            max_rows: self.limits.rows,
+            n_seqs: self.limits.n_seqs,
+            context_len: self.limits.context_len,
+            vocab_size: self.model.config().vocab_size,
+        };
+        self.copies.clear();
+        check_rows(rows, logits_len, &limits, |seq| self.kv.pages().len(seq))?;
+        self.reserve(rows).inspect_err(|_| self.forget(rows))
+    }
+
     /// Takes pages for the rows.
     fn reserve(&mut self, rows: &[Row]) -> Result<(), BackendError> {
         for (i, row) in rows.iter().enumerate() {
@@ -145,17 +198,19 @@ impl CpuBackend {
                 continue;
             }
             let n = rows[i..].iter().filter(|r| r.seq == row.seq).count();
-            self.kv
+            let copy = self
+                .kv
                 .reserve(row.seq, row.pos..row.pos + n)
                 .map_err(|full| BackendError::KvFull {
                     n_pages: full.n_pages,
                 })?;
+            self.copies.extend(copy);
         }
         Ok(())
     }
 
     /// Gives the pages of the rows back.
-    fn forget(&mut self, rows: &[Row]) {
+    pub(crate) fn forget(&mut self, rows: &[Row]) {
         for row in rows.iter().rev() {
             self.kv.truncate(row.seq, row.pos);
         }
@@ -201,25 +256,62 @@ impl CpuBackend {
         logits: &mut [f32],
         observer: Option<&Observer<'_>>,
     ) -> Result<(), BackendError> {
-        let limits = RowLimits {
-            max_rows: self.limits.rows,
-            n_seqs: self.limits.n_seqs,
-            context_len: self.limits.context_len,
-            vocab_size: self.model.config().vocab_size,
-        };
-        check_rows(rows, logits.len(), &limits, |seq| self.kv.pages().len(seq))?;
-        let done = self
-            .reserve(rows)
-            .and_then(|()| self.run(rows, logits, observer));
-        if done.is_err() {
-            self.forget(rows);
-        }
-        done
+        self.prepare(rows, logits.len())?;
+        self.set_rows(rows);
+        self.run(Begin::Tokens, logits, observer)
+            .inspect_err(|_| self.forget(rows))
     }
 
+    fn set_rows(&mut self, rows: &[Row]) {
+        let (config, buffers) = (self.model.config(), &mut self.buffers);
+        buffers.index.set(config, rows, buffers.max_slots);
+    }
+
+    /// Computes the first layers, of rows that were [`prepare`](Self::prepare)d.
+    ///
+    /// # Errors
+    ///
+    /// A thread panicked.
+    pub(crate) fn forward_layers(&mut self, rows: &[Row]) -> Result<(), BackendError> {
+        self.set_rows(rows);
+        self.buffers.index.head_rows.clear();
+        self.run(Begin::Tokens, &mut [], None)
+    }
+
+    /// Cosines and sines of the positions of the last pass's rows, `[rows, head_dim]`.
+    pub(crate) fn rotations(&self) -> &[f32] {
+        let n = self.buffers.index.rows.len() * self.model.config().head_dim;
+        &self.buffers.rope[..n]
+    }
+
+    /// Room for the hidden states of `n_rows` rows, `[n_rows, dim]`, for
+    /// [`forward_head`](Self::forward_head).
+    pub(crate) fn hidden_mut(&mut self, n_rows: usize) -> &mut [f32] {
+        &mut self.buffers.x[..n_rows * self.model.config().dim]
+    }
+
+    /// Computes the logits of the first `n_rows` hidden states that [`hidden_mut`](Self::hidden_mut)
+    /// holds. A logit that is not finite is told by its index among them.
+    ///
+    /// # Errors
+    ///
+    /// A thread panicked, or a logit is not finite.
+    pub(crate) fn forward_head(
+        &mut self,
+        n_rows: usize,
+        logits: &mut [f32],
+    ) -> Result<(), BackendError> {
+        let index = &mut self.buffers.index;
+        index.head_rows.clear();
+        index.head_rows.extend(0..n_rows);
+        index.slots.clear();
+        self.run(Begin::Hidden, logits, None)
+    }
+
+    /// One walk over the rows of the index.
     fn run(
         &mut self,
-        rows: &[Row],
+        begin: Begin,
         logits: &mut [f32],
         observer: Option<&Observer<'_>>,
     ) -> Result<(), BackendError> {
@@ -232,7 +324,6 @@ impl CpuBackend {
             ..
         } = self;
         let (weights, config) = (model.weights(), model.config());
-        buffers.index.set(config, rows, buffers.max_slots);
         let Buffers {
             x,
             rope,
@@ -247,11 +338,16 @@ impl CpuBackend {
         } = buffers;
         let geometry = *kv.geometry();
         let (kv_bytes, pages) = kv.parts_mut();
+        let n_rows = match begin {
+            Begin::Tokens => index.rows.len(),
+            Begin::Hidden => index.head_rows.len(),
+        };
         let pass = Pass::new(Shape {
+            begin,
             n_workers: team.n_threads(),
-            n_rows: rows.len(),
+            n_rows,
             n_head_rows: index.head_rows.len(),
-            attend: attend_by(config, rows.len(), index.slots.len()),
+            attend: attend_by(config, n_rows, index.slots.len()),
             dim: config.dim,
             ffn_dim: config.ffn_dim,
             n_heads: config.n_heads,
@@ -299,6 +395,14 @@ impl CpuBackend {
 impl Backend for CpuBackend {
     fn forward(&mut self, rows: &[Row], logits: &mut [f32]) -> Result<(), BackendError> {
         self.forward_by(rows, logits, None)
+    }
+}
+
+/// Shape of the pages of the first `n_layers` layers.
+const fn geometry(config: &Config, kv_type: KvType, n_layers: usize) -> KvGeometry {
+    KvGeometry {
+        n_layers,
+        ..KvGeometry::new(config, kv_type)
     }
 }
 

@@ -112,9 +112,19 @@ pub(crate) enum AttendBy {
     Spans { n_slots: usize },
 }
 
+/// Where a pass begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// With tokens, and then the layers.
+    Tokens,
+    /// With hidden states that are there, behind the last layer: another machine had the layers.
+    Hidden,
+}
+
 /// Sizes of a pass; everything about who does what follows from them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
+    pub(crate) begin: Begin,
     pub(crate) n_workers: usize,
     pub(crate) n_rows: usize,
     /// Rows that want logits.
@@ -124,6 +134,7 @@ pub(crate) struct Shape {
     pub(crate) ffn_dim: usize,
     pub(crate) n_heads: usize,
     pub(crate) vocab_size: usize,
+    /// Of the layers that the CPU has, which may be none.
     pub(crate) kv: KvGeometry,
     /// Pages of the KV cache.
     pub(crate) n_pages: usize,
@@ -251,6 +262,24 @@ impl Shape {
         self.n_heads / self.kv.n_kv_heads
     }
 
+    /// The first step.
+    pub(super) const fn first_step(&self) -> Step {
+        match self.begin {
+            Begin::Tokens => Step::Embed,
+            Begin::Hidden => self.after_layers(),
+        }
+    }
+
+    const fn after_layers(&self) -> Step {
+        if self.n_head_rows == 0 {
+            Step::End
+        } else if self.each_norms_head() {
+            Step::Head
+        } else {
+            Step::NormHead
+        }
+    }
+
     /// The step and the layer after `step` of `layer`.
     pub(super) const fn next(&self, step: Step, layer: usize) -> (Step, usize) {
         let first = if self.each_norms() {
@@ -264,7 +293,7 @@ impl Shape {
             Step::QuantAttn
         };
         let next = match step {
-            Step::Embed => first,
+            Step::Embed if self.kv.n_layers > 0 => first,
             Step::NormAttn => Step::Qkv,
             Step::Qkv => Step::Attend,
             Step::Attend => match self.attend {
@@ -278,9 +307,7 @@ impl Shape {
             Step::NormFfn => Step::GateUp,
             Step::GateUp => Step::Down,
             Step::Down if layer + 1 < self.kv.n_layers => return (first, layer + 1),
-            Step::Down if self.n_head_rows == 0 => Step::End,
-            Step::Down if self.each_norms_head() => Step::Head,
-            Step::Down => Step::NormHead,
+            Step::Embed | Step::Down => self.after_layers(),
             Step::NormHead => Step::Head,
             Step::Head | Step::End => Step::End,
         };

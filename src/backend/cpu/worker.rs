@@ -21,7 +21,7 @@ use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun, acts::ActRowMut};
 use super::{
     buffers::{ActBuffers, CALL_ROWS, RowIndex, Scratch},
     kv::PageTable,
-    schedule::{Buf, Plane, Shape, Step},
+    schedule::{Begin, Buf, Plane, Shape, Step},
     shared::view::{Part, Pass, Turn, View},
     team::Poisoned,
 };
@@ -137,7 +137,10 @@ impl CodeParts<'_> {
 pub(super) fn work(job: &Job<'_>, turn: Turn<'_>) {
     let mut worker = Worker { job, turn };
     // Poisoned means that another worker panicked; the team tells of that one.
-    let (Ok(()) | Err(Poisoned)) = walk(job.config.n_layers, &mut worker);
+    let (Ok(()) | Err(Poisoned)) = match job.shape.begin {
+        Begin::Tokens => walk(job.shape.kv.n_layers, &mut worker),
+        Begin::Hidden => worker.head(),
+    };
 }
 
 struct Worker<'a> {

@@ -56,6 +56,7 @@ fn shapes() -> Vec<Shape> {
                     };
                     for rounded in [false, true] {
                         shapes.push(Shape {
+                            begin: Begin::Tokens,
                             n_workers,
                             n_rows,
                             n_head_rows,
@@ -155,6 +156,32 @@ fn the_steps_of_a_pass_end_and_pass_all_layers() {
         if shape.each_norms() && matches!(shape.attend, AttendBy::Rows { .. }) {
             assert_eq!(n, 1 + 2 * 5 + shape.n_head_rows);
         }
+    }
+}
+
+#[test]
+fn a_pass_without_layers_is_the_embedding_and_the_head_or_the_head_alone() {
+    for shape in shapes() {
+        let kv = KvGeometry {
+            n_layers: 0,
+            ..shape.kv
+        };
+        let steps = |begin| {
+            let shape = Shape { begin, kv, ..shape };
+            let (mut at, mut steps) = ((shape.first_step(), 0), Vec::new());
+            while at.0 != Step::End {
+                steps.push(at.0);
+                at = shape.next(at.0, at.1);
+            }
+            steps
+        };
+        let head: &[Step] = match (shape.n_head_rows, shape.each_norms_head()) {
+            (0, _) => &[],
+            (_, true) => &[Step::Head],
+            (_, false) => &[Step::NormHead, Step::Head],
+        };
+        assert_eq!(steps(Begin::Hidden), head);
+        assert_eq!(steps(Begin::Tokens), [&[Step::Embed], head].concat());
     }
 }
 

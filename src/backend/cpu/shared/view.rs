@@ -133,7 +133,7 @@ impl Pass {
             job(Turn {
                 pass: self,
                 member,
-                step: Step::Embed,
+                step: self.shape.first_step(),
                 layer: 0,
                 taken: Cell::new(0),
             });
@@ -293,10 +293,11 @@ mod tests {
     use chaski_quant::scalar::attention::KvType;
 
     use super::*;
-    use crate::backend::cpu::schedule::AttendBy;
+    use crate::backend::cpu::schedule::{AttendBy, Begin};
 
     fn shape(n_workers: usize) -> Shape {
         Shape {
+            begin: Begin::Tokens,
             n_workers,
             n_rows: 3,
             n_head_rows: 0,

@@ -1,0 +1,39 @@
+//! An NVIDIA GPU, which a model's last layers and its head can be on.
+//!
+//! * [`args`]: the kernels, what they are handed, how they are launched; `kernels/`: the kernels themselves.
+//! * [`device`]: what the backend asks of a device. `driver` is the CUDA driver, looked for at run time;
+//!   without the feature `cuda`, `disabled` stands in its place.
+//! * `place`: what fits; `weights`, `buffers`: what lies on the device; `input`: what each pass sends
+//!   there; `walk`: the phases as launches; `layers`: a pass.
+//!
+//! All results are the CPU's, bit for bit; see `docs/cuda.md`.
+
+pub mod args;
+mod buffers;
+pub mod device;
+#[cfg_attr(feature = "cuda", path = "driver/mod.rs")]
+#[cfg_attr(not(feature = "cuda"), path = "disabled.rs")]
+mod driver;
+mod error;
+mod input;
+mod layers;
+mod place;
+#[cfg(feature = "cuda")]
+mod ptx;
+mod walk;
+mod weights;
+
+pub use device::{Device, DeviceError};
+pub use driver::open;
+pub use error::CudaError;
+pub use layers::{DeviceLayers, DeviceSummary};
+pub use place::{DeviceBytes, bytes, nothing_fits, place};
+
+/// A device that was found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The device.
+    pub device: Box<dyn Device>,
+    /// Devices that there are, of which it is one.
+    pub n_devices: usize,
+}

@@ -1,0 +1,122 @@
+//! Memory of the device that computes by definition: every access must lie within one allocation.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use chaski::backend::cuda::device::Buffer;
+
+/// From one allocation to the next, beside its length: an access that runs over hits nothing.
+const GAP: u64 = 1 << 20;
+
+/// Bytes by address.
+#[derive(Debug)]
+pub(super) struct Memory {
+    allocations: BTreeMap<u64, Vec<u8>>,
+    next: u64,
+    /// Bytes that may be allocated.
+    pub(super) free: usize,
+}
+
+/// An access outside of all allocations.
+#[derive(Debug)]
+pub(super) struct Illegal {
+    address: u64,
+    len: usize,
+}
+
+impl std::fmt::Display for Illegal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "illegal access: {} bytes at {:#x}",
+            self.len, self.address
+        )
+    }
+}
+
+/// Gives an allocation back.
+struct Owner {
+    memory: Arc<Mutex<Memory>>,
+    address: u64,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut memory = lock(&self.memory);
+        if let Some(bytes) = memory.allocations.remove(&self.address) {
+            memory.free += bytes.len();
+        }
+    }
+}
+
+pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap()
+}
+
+/// A new allocation, if there is room.
+pub(super) fn alloc(memory: &Arc<Mutex<Memory>>, bytes: usize) -> Option<Buffer> {
+    let mut locked = lock(memory);
+    locked.free = locked.free.checked_sub(bytes)?;
+    let address = locked.next;
+    locked.next = (address + bytes as u64 + GAP).next_multiple_of(256);
+    // Not numbers, so that what was never written cannot go unnoticed.
+    locked.allocations.insert(address, vec![0xff; bytes]);
+    let owner = Owner {
+        memory: Arc::clone(memory),
+        address,
+    };
+    Some(Buffer::new(address, bytes, Arc::new(owner)))
+}
+
+impl Memory {
+    pub(super) fn new(free: usize) -> Self {
+        Self {
+            allocations: BTreeMap::new(),
+            next: 1 << 32,
+            free,
+        }
+    }
+
+    fn find(&self, address: u64, len: usize) -> Result<(u64, usize), Illegal> {
+        let illegal = Illegal { address, len };
+        let Some((&start, bytes)) = self.allocations.range(..=address).next_back() else {
+            return Err(illegal);
+        };
+        let offset = (address - start) as usize;
+        match offset.checked_add(len) {
+            Some(end) if end <= bytes.len() => Ok((start, offset)),
+            _ => Err(illegal),
+        }
+    }
+
+    pub(super) fn bytes(&self, address: u64, len: usize) -> Result<&[u8], Illegal> {
+        let (start, offset) = self.find(address, len)?;
+        Ok(&self.allocations[&start][offset..offset + len])
+    }
+
+    pub(super) fn bytes_mut(&mut self, address: u64, len: usize) -> Result<&mut [u8], Illegal> {
+        let (start, offset) = self.find(address, len)?;
+        let bytes = self.allocations.get_mut(&start).unwrap();
+        Ok(&mut bytes[offset..offset + len])
+    }
+
+    pub(super) fn words(&self, address: u64, n: usize) -> Result<Vec<u32>, Illegal> {
+        let (words, _) = self.bytes(address, 4 * n)?.as_chunks();
+        Ok(words.iter().map(|w| u32::from_le_bytes(*w)).collect())
+    }
+
+    pub(super) fn floats(&self, address: u64, n: usize) -> Result<Vec<f32>, Illegal> {
+        let words = self.words(address, n)?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
+    }
+
+    pub(super) fn put(&mut self, address: u64, floats: &[f32]) -> Result<(), Illegal> {
+        let to = self.bytes_mut(address, 4 * floats.len())?;
+        for (to, x) in to.as_chunks_mut().0.iter_mut().zip(floats) {
+            *to = x.to_le_bytes();
+        }
+        Ok(())
+    }
+}
