@@ -264,7 +264,7 @@ fn whatever_the_driver_says_is_an_error_that_names_it() {
         (
             "cuModuleLoadData:1:222",
             ("", ""),
-            "does not take the kernels: CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
         ),
         ("cuModuleGetFunction:3:500", ("", ""), "chaski_swiglu"),
         ("cuMemHostAlloc:2:2", ("", ""), "host memory"),

@@ -13,6 +13,7 @@ use super::{all_logits, assert_same, model, options};
 use crate::tiny;
 
 /// Whether there is a GPU; says why not. `CHASKI_EXPECT_GPU`: there must be one.
+#[expect(clippy::print_stdout, reason = "what is not tested is to be seen")]
 fn is_there() -> bool {
     match open() {
         Ok(_) => true,
