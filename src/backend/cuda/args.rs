@@ -1,7 +1,8 @@
 //! What the kernels are handed: one structure each, passed by value.
 //!
-//! `kernels/args.h` declares the same structures for the device. Here they are written word by word, with the
-//! larger fields first, so that neither side has padding; a test compares every offset with the compiler's.
+//! They are written word by word, with the larger fields first, so that a declaration of the same fields in C++ has no
+//! padding either. That declaration, `kernels/args.h`, comes with the kernels, and with it a test of its offsets
+//! (`docs/cuda.md`, "What is left").
 //!
 //! Addresses are of the device and stand for arrays; 0 stands for none where a field says so. Sizes are elements
 //! unless bytes are named. A row of activations is a token of the pass. All arrays are aligned to 256 bytes, and so are
