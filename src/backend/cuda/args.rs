@@ -28,7 +28,7 @@ mod pack;
 mod probe;
 
 pub use attention::{
-    AttendArgs, AttendMergeArgs, AttendRowsArgs, MAX_HEAD_DIM, MAX_QUERIES, QueryRow,
+    AttendArgs, AttendMergeArgs, AttendRowsArgs, MAX_HEAD_DIM, MAX_QUERIES, PoolArgs, QueryRow,
     RopeStoreArgs, RowBlock, Slot, kv_type_id,
 };
 pub use elementwise::{Codes, NormQuantizeArgs, QuantizeArgs, SwigluArgs, code_position};

@@ -1,4 +1,5 @@
-//! What a device can do for the backend: memory, copies, launches. The driver implements it, and in tests an emulator.
+//! What a device can do for the backend: memory, copies, launches. The driver implements it, and in tests a device that
+//! computes by definition.
 
 use std::{error::Error, fmt, sync::Arc};
 

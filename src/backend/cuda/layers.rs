@@ -72,7 +72,8 @@ impl fmt::Debug for Recorded {
 
 /// A model's last layers, and maybe its head, on a device.
 ///
-/// Everything is allocated when it is made. Passes of few rows are recorded when they come a second time and then started as one: what differs from pass to pass lies in the device's memory.
+/// Everything is allocated when it is made. Passes of few rows are recorded when they come a second time
+/// and then started as one: what differs from pass to pass lies in the device's memory.
 #[derive(Debug)]
 pub struct DeviceLayers {
     // In the order in which they are dropped.

@@ -1,12 +1,14 @@
 //! An NVIDIA GPU, which a model's last layers and its head can be on.
 //!
-//! * [`args`]: the kernels, what they are handed, how they are launched; `kernels/`: the kernels themselves.
+//! The kernels themselves are not written yet (`docs/cuda.md`, "What is left"): [`open`] says so.
+//!
+//! * [`args`]: the kernels, what they are handed, how they are launched.
 //! * [`device`]: what the backend asks of a device. `driver` is the CUDA driver, looked for at run time;
 //!   without the feature `cuda`, `disabled` stands in its place.
 //! * `place`: what fits; `weights`, `buffers`: what lies on the device; `input`: what each pass sends
 //!   there; `walk`: the phases as launches; `layers`: a pass.
 //!
-//! All results are the CPU's, bit for bit; see `docs/cuda.md`.
+//! All results are to be the CPU's, bit for bit; see `docs/cuda.md`.
 
 pub mod args;
 mod buffers;
@@ -28,6 +30,13 @@ pub use driver::open;
 pub use error::CudaError;
 pub use layers::{DeviceLayers, DeviceSummary};
 pub use place::{DeviceBytes, bytes, nothing_fits, place};
+
+/// As [`open`], for who can do without: `None` and a line for the user where there is none that can be used.
+pub fn open_or_note(notes: &mut Vec<String>) -> Option<Opened> {
+    open()
+        .inspect_err(|error| notes.push(format!("-ngl auto: everything is on the CPU, {error}")))
+        .ok()
+}
 
 /// A device that was found.
 #[derive(Debug)]

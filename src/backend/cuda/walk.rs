@@ -6,7 +6,7 @@ use chaski_quant::BLOCK;
 use super::{
     args::{
         AttendArgs, AttendMergeArgs, AttendRowsArgs, Codes, Kernel, MatrixArgs, NormQuantizeArgs,
-        PARTS, QuantizeArgs, RopeStoreArgs, SwigluArgs, kv_type_id, matrix_launch,
+        PARTS, PoolArgs, QuantizeArgs, RopeStoreArgs, SwigluArgs, kv_type_id, matrix_launch,
     },
     buffers::Buffers,
     device::{Buffer, Device, DeviceError, Launch},
@@ -138,9 +138,18 @@ impl Walk<'_> {
         &self.layers[layer]
     }
 
-    /// Bytes from a page's start to the layer's first tile.
-    fn layer_offset(&self, layer: usize) -> u64 {
-        self.geometry.key_range(layer, 0).start as u64
+    /// Where the keys and values of a layer are.
+    fn pool(&self, layer: usize) -> PoolArgs {
+        let g = &self.geometry;
+        PoolArgs {
+            kv: self.kv.address(),
+            page_table: self.input(self.offsets.page_table),
+            query_rows: self.input(self.offsets.query_rows),
+            page_bytes: g.page_bytes() as u64,
+            layer_offset: g.key_range(layer, 0).start as u64,
+            part_bytes: g.part_bytes() as u32,
+            n_kv_heads: g.n_kv_heads as u32,
+        }
     }
 
     fn window(&self, layer: usize) -> u32 {
@@ -155,17 +164,11 @@ impl Walk<'_> {
         let args = AttendArgs {
             q: b.q.address(),
             states: b.states.address(),
-            kv: self.kv.address(),
-            page_table: self.input(self.offsets.page_table),
-            query_rows: self.input(self.offsets.query_rows),
+            pool: self.pool(layer),
             slots: self.input(self.offsets.slots),
             n_slots: self.input(self.offsets.n_slots),
-            page_bytes: g.page_bytes() as u64,
-            layer_offset: self.layer_offset(layer),
-            part_bytes: g.part_bytes() as u32,
             window: self.window(layer),
             n_heads: c.n_heads as u32,
-            n_kv_heads: c.n_kv_heads as u32,
             head_dim: c.head_dim as u32,
             q_stride: c.q_dim() as u32,
             scale: c.attn_scale(),
@@ -194,16 +197,10 @@ impl Walk<'_> {
         let args = AttendRowsArgs {
             q: b.q.address(),
             out: b.attn.address(),
-            kv: self.kv.address(),
-            page_table: self.input(self.offsets.page_table),
-            query_rows: self.input(self.offsets.query_rows),
+            pool: self.pool(layer),
             row_blocks: self.input(self.offsets.row_blocks),
-            page_bytes: g.page_bytes() as u64,
-            layer_offset: self.layer_offset(layer),
-            part_bytes: g.part_bytes() as u32,
             window: self.window(layer),
             n_heads: c.n_heads as u32,
-            n_kv_heads: c.n_kv_heads as u32,
             head_dim: c.head_dim as u32,
             q_stride: c.q_dim() as u32,
             out_stride: c.q_dim() as u32,
@@ -266,16 +263,10 @@ impl Phases for Walk<'_> {
             q_norm: at.q.norm,
             k_norm: at.k.norm,
             rope: self.input(self.offsets.rope),
-            kv: self.kv.address(),
-            page_table: self.input(self.offsets.page_table),
-            query_rows: self.input(self.offsets.query_rows),
-            page_bytes: g.page_bytes() as u64,
-            layer_offset: self.layer_offset(layer),
-            part_bytes: g.part_bytes() as u32,
+            pool: self.pool(layer),
             kv_type: kv_type_id(g.kv_type),
             rows: self.rows(),
             n_heads: c.n_heads as u32,
-            n_kv_heads: c.n_kv_heads as u32,
             head_dim: c.head_dim as u32,
             q_stride: c.q_dim() as u32,
             kv_stride: c.kv_dim() as u32,

@@ -2,8 +2,8 @@
 
 use chaski::backend::cuda::args::{
     Args, AttendArgs, AttendMergeArgs, AttendRowsArgs, Codes, Kernel, MatrixArgs, MatrixPart,
-    NormQuantizeArgs, PARTS, Packed, QuantizeArgs, ReadProbeArgs, RopeStoreArgs, SwigluArgs,
-    code_position,
+    NormQuantizeArgs, PARTS, Packed, PoolArgs, QuantizeArgs, ReadProbeArgs, RopeStoreArgs,
+    SwigluArgs, code_position,
 };
 use chaski::backend::cuda::device::Launch;
 use chaski_models::forward::kv::{span_parts, spans};
@@ -246,26 +246,32 @@ fn product(
     Ok(())
 }
 
+/// The pool of attention's arguments.
+fn pool(args: &Fields) -> Fields {
+    args.part::<PoolArgs>("pool", 0, 1)
+}
+
 /// Position of a row, and the pages of its sequence from the first on.
-fn query_row(memory: &Memory, args: &Fields, row: usize) -> Result<(usize, u64), Illegal> {
-    let words = memory.words(at(args.address("query_rows"), row, 8), 2)?;
-    let table = at(args.address("page_table"), words[1] as usize, 4);
+fn query_row(memory: &Memory, pool: &Fields, row: usize) -> Result<(usize, u64), Illegal> {
+    let words = memory.words(at(pool.address("query_rows"), row, 8), 2)?;
+    let table = at(pool.address("page_table"), words[1] as usize, 4);
     Ok((words[0] as usize, table))
 }
 
 /// Where a tile of a KV head is: its key part; the value part follows.
-fn tile(memory: &Memory, args: &Fields, table: u64, t: usize, head: usize) -> Result<u64, Illegal> {
+fn tile(memory: &Memory, pool: &Fields, table: u64, t: usize, head: usize) -> Result<u64, Illegal> {
     let page = memory.words(at(table, t, 4), 1)?[0];
-    let start = args.address("kv") + u64::from(page) * args.address("page_bytes");
-    let parts = 2 * head * args.size("part_bytes");
-    Ok(start + args.address("layer_offset") + parts as u64)
+    let start = pool.address("kv") + u64::from(page) * pool.address("page_bytes");
+    let parts = 2 * head * pool.size("part_bytes");
+    Ok(start + pool.address("layer_offset") + parts as u64)
 }
 
 fn rope_store(memory: &mut Memory, args: &Fields) -> Result<(), Illegal> {
-    let (hd, part_bytes) = (args.size("head_dim"), args.size("part_bytes"));
+    let pool = &pool(args);
+    let (hd, part_bytes) = (args.size("head_dim"), pool.size("part_bytes"));
     let kv_type = [KvType::F32, KvType::F16, KvType::Q8][args.size("kv_type")];
     for row in 0..args.size("rows") {
-        let (pos, table) = query_row(memory, args, row)?;
+        let (pos, table) = query_row(memory, pool, row)?;
         let rope = memory.floats(at(args.address("rope"), row * hd, 4), hd)?;
         let turned = |memory: &Memory, x: u64, norm: u64| {
             let mut head = memory.floats(x, hd)?;
@@ -285,7 +291,7 @@ fn rope_store(memory: &mut Memory, args: &Fields) -> Result<(), Illegal> {
             let turned = turned(memory, q, args.address("q_norm"))?;
             memory.put(q, &turned)?;
         }
-        for head in 0..args.size("n_kv_heads") {
+        for head in 0..pool.size("n_kv_heads") {
             let offset = row * args.size("kv_stride") + head * hd;
             let key = turned(
                 memory,
@@ -293,7 +299,7 @@ fn rope_store(memory: &mut Memory, args: &Fields) -> Result<(), Illegal> {
                 args.address("k_norm"),
             )?;
             let value = memory.floats(at(args.address("v"), offset, 4), hd)?;
-            let to = tile(memory, args, table, pos / KV_TILE, head)?;
+            let to = tile(memory, pool, table, pos / KV_TILE, head)?;
             let (keys, values) = memory
                 .bytes_mut(to, 2 * part_bytes)?
                 .split_at_mut(part_bytes);
@@ -313,8 +319,9 @@ fn span_state(
     head: usize,
     span: usize,
 ) -> Result<Vec<f32>, Illegal> {
-    let (hd, part_bytes) = (args.size("head_dim"), args.size("part_bytes"));
-    let (pos, table) = query_row(memory, args, row)?;
+    let pool = &pool(args);
+    let (hd, part_bytes) = (args.size("head_dim"), pool.size("part_bytes"));
+    let (pos, table) = query_row(memory, pool, row)?;
     let q = memory.floats(
         at(
             args.address("q"),
@@ -323,11 +330,11 @@ fn span_state(
         ),
         hd,
     )?;
-    let kv_head = head / (args.size("n_heads") / args.size("n_kv_heads"));
+    let kv_head = head / (args.size("n_heads") / pool.size("n_kv_heads"));
     let mut state = vec![0.0; hd + 2];
     scalar::attention::clear(&mut state);
     for part in span_parts(attended(args, pos), span) {
-        let at = tile(memory, args, table, part.tile, kv_head)?;
+        let at = tile(memory, pool, table, part.tile, kv_head)?;
         let (keys, values) = memory.bytes(at, 2 * part_bytes)?.split_at(part_bytes);
         let tile = KvTile {
             kv_type,
@@ -409,7 +416,7 @@ fn attend_rows(
     for block in 0..blocks {
         let words = memory.words(at(args.address("row_blocks"), block, 8), 2)?;
         for row in words[0] as usize..(words[0] + words[1]) as usize {
-            let (pos, _) = query_row(memory, args, row)?;
+            let (pos, _) = query_row(memory, &pool(args), row)?;
             for head in 0..args.size("n_heads") {
                 let mut total = vec![0.0; args.size("head_dim") + 2];
                 scalar::attention::clear(&mut total);

@@ -56,6 +56,26 @@ args! {
 }
 
 args! {
+    /// The pool, and where a layer's keys and values of the pass's rows are in it.
+    pub struct PoolArgs {
+        /// The pool.
+        pub kv: u64,
+        /// u32: pages of the sequences.
+        pub page_table: u64,
+        /// [`QueryRow`] `[rows]`.
+        pub query_rows: u64,
+        /// Bytes of a page.
+        pub page_bytes: u64,
+        /// Bytes from a page's start to the layer's first tile.
+        pub layer_offset: u64,
+        /// Bytes of a tile's key part, and of its value part.
+        pub part_bytes: u32,
+        /// KV heads.
+        pub n_kv_heads: u32,
+    }
+}
+
+args! {
     /// QK-norm and rotation of the heads of Q (in place) and K; keys and values into the pool.
     pub struct RopeStoreArgs {
         /// f32 `[rows, q_stride]`, heads one after the other; rewritten.
@@ -70,26 +90,14 @@ args! {
         pub k_norm: u64,
         /// f32 `[rows, head_dim]`: `head_dim / 2` cosines, then as many sines, of each row's position.
         pub rope: u64,
-        /// The pool.
-        pub kv: u64,
-        /// u32: pages of the sequences.
-        pub page_table: u64,
-        /// [`QueryRow`] `[rows]`.
-        pub query_rows: u64,
-        /// Bytes of a page.
-        pub page_bytes: u64,
-        /// Bytes from a page's start to the layer's first tile.
-        pub layer_offset: u64,
-        /// Bytes of a tile's key part, and of its value part.
-        pub part_bytes: u32,
+        /// Where keys and values are.
+        pub pool: PoolArgs,
         /// [`kv_type_id`].
         pub kv_type: u32,
         /// Rows.
         pub rows: u32,
         /// Query heads.
         pub n_heads: u32,
-        /// KV heads.
-        pub n_kv_heads: u32,
         /// Elements of a head, at most [`MAX_HEAD_DIM`].
         pub head_dim: u32,
         /// Floats from a row of `q` to the next.
@@ -109,7 +117,7 @@ const ROPE_WARPS: u32 = 4;
 impl RopeStoreArgs {
     /// A warp for each head of Q, K and V of each row. `rows` <= 65535.
     pub const fn shape(&self) -> Shape {
-        let heads = self.n_heads + 2 * self.n_kv_heads;
+        let heads = self.n_heads + 2 * self.pool.n_kv_heads;
         Shape {
             grid: [heads.div_ceil(ROPE_WARPS), self.rows, 1],
             threads: 32 * ROPE_WARPS,
@@ -127,28 +135,16 @@ args! {
         pub q: u64,
         /// f32 `[slots, n_heads, head_dim + 2]`: `acc`, `m`, `l` of each.
         pub states: u64,
-        /// The pool.
-        pub kv: u64,
-        /// u32: pages of the sequences.
-        pub page_table: u64,
-        /// [`QueryRow`] `[rows]`.
-        pub query_rows: u64,
+        /// Where keys and values are.
+        pub pool: PoolArgs,
         /// [`Slot`] `[slots]`.
         pub slots: u64,
         /// u32, one element: how many slots there are. Blocks of threads beyond do nothing.
         pub n_slots: u64,
-        /// Bytes of a page.
-        pub page_bytes: u64,
-        /// Bytes from a page's start to the layer's first tile.
-        pub layer_offset: u64,
-        /// Bytes of a tile's key part, and of its value part.
-        pub part_bytes: u32,
         /// Positions of the layer's sliding window; 0: none.
         pub window: u32,
         /// Query heads.
         pub n_heads: u32,
-        /// KV heads.
-        pub n_kv_heads: u32,
         /// Elements of a head, at most [`MAX_HEAD_DIM`].
         pub head_dim: u32,
         /// Floats from a row of `q` to the next.
@@ -175,7 +171,7 @@ impl AttendArgs {
         let shared = 4 * (ATTEND_HEADS * self.head_dim + scores + states + merges);
         assert!(shared <= MAX_SHARED, "more than MAX_HEAD_DIM");
         Shape {
-            grid: [slots, self.n_kv_heads, 1],
+            grid: [slots, self.pool.n_kv_heads, 1],
             threads: 256,
             shared,
         }
@@ -220,26 +216,14 @@ args! {
         pub q: u64,
         /// f32 `[rows, out_stride]`.
         pub out: u64,
-        /// The pool.
-        pub kv: u64,
-        /// u32: pages of the sequences.
-        pub page_table: u64,
-        /// [`QueryRow`] `[rows]`.
-        pub query_rows: u64,
+        /// Where keys and values are.
+        pub pool: PoolArgs,
         /// [`RowBlock`] `[row blocks]`.
         pub row_blocks: u64,
-        /// Bytes of a page.
-        pub page_bytes: u64,
-        /// Bytes from a page's start to the layer's first tile.
-        pub layer_offset: u64,
-        /// Bytes of a tile's key part, and of its value part.
-        pub part_bytes: u32,
         /// Positions of the layer's sliding window; 0: none.
         pub window: u32,
         /// Query heads.
         pub n_heads: u32,
-        /// KV heads.
-        pub n_kv_heads: u32,
         /// Elements of a head, at most [`MAX_HEAD_DIM`].
         pub head_dim: u32,
         /// Floats from a row of `q` to the next.
@@ -273,7 +257,7 @@ impl AttendRowsArgs {
         let floats = queries * self.head_dim + tile * self.head_dim + queries * tile + 8 * queries;
         assert!(4 * floats <= MAX_SHARED, "more than MAX_HEAD_DIM");
         Shape {
-            grid: [row_blocks, self.n_kv_heads, 1],
+            grid: [row_blocks, self.pool.n_kv_heads, 1],
             threads: 256,
             shared: 4 * floats,
         }
