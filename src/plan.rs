@@ -75,12 +75,9 @@ pub fn plan(model: &Model, options: &SessionOptions) -> Result<MemoryPlan, Sessi
     let placement = match options.gpu_layers {
         GpuLayers::Count(n) => Placement::of_count(n_layers, n),
         GpuLayers::All => Placement::of_count(n_layers, usize::MAX),
-        GpuLayers::Auto => match cuda::open() {
-            Err(error) => {
-                notes.push(format!("-ngl auto: everything is on the CPU, {error}"));
-                Placement::cpu(n_layers)
-            }
-            Ok(device) => {
+        GpuLayers::Auto => match cuda::open_or_note(&mut notes) {
+            None => Placement::cpu(n_layers),
+            Some(device) => {
                 let refused = |source| SessionError::Cuda {
                     gpu_layers: options.gpu_layers,
                     source,

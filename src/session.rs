@@ -1,186 +1,28 @@
 //! Texts that a model reads and continues.
 
-use std::{
-    error::Error,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+mod error;
+mod options;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use chaski_models::{Backend, BackendError, Config, Row, TokenId};
-use chaski_quant::scalar::attention::KvType;
+
+pub use error::SessionError;
+pub(crate) use options::limits;
+pub use options::{DEFAULT_CONTEXT, MAX_CONTEXT, SessionOptions};
 
 use crate::{
     backend::{
         GpuLayers, Placement, SplitBackend,
-        cpu::{PassLimits, Team, TeamError},
-        cuda::{self, CudaError, DeviceSummary, Opened},
+        cpu::{PassLimits, Team},
+        cuda::{self, DeviceSummary, Opened},
     },
     model::Model,
     os::{self, ReadAhead},
 };
-
-/// The default of [`SessionOptions::context_len`], where the model allows as many.
-pub const DEFAULT_CONTEXT: usize = 4096;
-/// The largest context that can be asked for.
-pub const MAX_CONTEXT: usize = 1 << 24;
-
-/// What a session allocates.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// Positions to allocate; `None`: the model's own number, at most [`DEFAULT_CONTEXT`].
-    pub context_len: Option<usize>,
-    /// How keys and values are stored.
-    pub kv_type: KvType,
-    /// Positions computed at once while a text is read.
-    pub ubatch: usize,
-    /// Threads; `None`: as many as `cpus`, or the physical cores this process may use.
-    pub threads: Option<usize>,
-    /// Processors that the threads are bound to, one each; empty: the system places them. The first
-    /// is for the thread that reads the first text.
-    pub cpus: Vec<usize>,
-    /// Texts that can be held at once; see [`Session::fork`].
-    pub sequences: usize,
-    /// Rows of a pass whose logits can be asked for; 1 serves all but evaluation.
-    pub logit_rows: usize,
-    /// Lets float matrices multiply 8-bit activations, as quantised matrices do: what these cost by
-    /// themselves. For evaluation.
-    pub round_activations: bool,
-    /// What goes to a GPU.
-    pub gpu_layers: GpuLayers,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self {
-            context_len: None,
-            kv_type: KvType::F16,
-            ubatch: 256,
-            threads: None,
-            cpus: Vec::new(),
-            sequences: 1,
-            logit_rows: 1,
-            round_activations: false,
-            gpu_layers: GpuLayers::NONE,
-        }
-    }
-}
-
-/// Why a session could not be made or go on.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SessionError {
-    /// An option is out of its range.
-    Option {
-        /// What it is.
-        what: &'static str,
-        /// What was given.
-        got: usize,
-        /// The largest value; the smallest is 1.
-        max: usize,
-    },
-    /// The text does not fit.
-    ContextFull {
-        /// Positions that it needs.
-        needed: usize,
-        /// Positions that there are.
-        context_len: usize,
-    },
-    /// There is no such token.
-    NoSuchToken {
-        /// The token.
-        token: TokenId,
-        /// Tokens of the vocabulary.
-        vocab_size: usize,
-    },
-    /// A logit is not finite: the weights are broken, or the text drives them out of range.
-    NotFinite {
-        /// The position.
-        pos: usize,
-    },
-    /// There is no such sequence, or it was named twice.
-    Sequence {
-        /// Its number.
-        seq: usize,
-        /// Sequences that there are.
-        n_sequences: usize,
-    },
-    /// Nothing was given to read.
-    Empty,
-    /// Reading was cancelled; the session's text is what was read.
-    Cancelled {
-        /// Tokens read.
-        read: usize,
-        /// Tokens that were to be read.
-        of: usize,
-    },
-    /// The threads could not be started.
-    Team(TeamError),
-    /// The layers that were to be on a GPU cannot be there.
-    Cuda {
-        /// What was asked for.
-        gpu_layers: GpuLayers,
-        /// The cause.
-        source: CudaError,
-    },
-    /// A pass failed.
-    Backend(BackendError),
-}
-
-impl fmt::Display for SessionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Option { what, got, max } => {
-                write!(f, "{what} of {got}: expected a number from 1 to {max}")
-            }
-            Self::ContextFull {
-                needed,
-                context_len,
-            } => write!(
-                f,
-                "the text needs {needed} positions, the context has {context_len}: shorten it or ask \
-                 for a larger context (-c {needed} or more)"
-            ),
-            Self::NoSuchToken { token, vocab_size } => {
-                write!(f, "token {token} of a vocabulary of {vocab_size}")
-            }
-            Self::NotFinite { pos } => write!(
-                f,
-                "the logits at position {pos} are not finite: run `chaski verify` on the file; if it \
-                 passes, try a larger type"
-            ),
-            Self::Sequence { seq, n_sequences } if seq < n_sequences => {
-                write!(f, "sequence {seq} was given two tokens for one step")
-            }
-            Self::Sequence { seq, n_sequences } => {
-                write!(f, "sequence {seq} of a session of {n_sequences}")
-            }
-            Self::Empty => f.write_str("there is no token to read"),
-            Self::Cancelled { read, of } => {
-                write!(f, "cancelled after {read} of {of} tokens were read")
-            }
-            Self::Team(_) => f.write_str("the session's threads could not be started"),
-            Self::Cuda { gpu_layers, .. } => write!(
-                f,
-                "-ngl {gpu_layers} cannot be followed (-ngl 0 keeps the model on the CPU)"
-            ),
-            Self::Backend(_) => f.write_str("the model could not be run"),
-        }
-    }
-}
-
-impl Error for SessionError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Team(e) => Some(e),
-            Self::Cuda { source, .. } => Some(source),
-            Self::Backend(e) => Some(e),
-            _ => None,
-        }
-    }
-}
 
 /// A text in a model's context: its tokens, their keys and values, and the logits after the last.
 ///
@@ -243,42 +85,6 @@ impl AsRef<[u8]> for MappedModel {
     }
 }
 
-/// The sizes that `options` stand for: of the backend, and the rows of logits.
-pub(crate) fn limits(
-    config: &Config,
-    options: &SessionOptions,
-) -> Result<(PassLimits, usize), SessionError> {
-    let check = |what, got: usize, max: usize| {
-        if (1..=max).contains(&got) {
-            Ok(got)
-        } else {
-            Err(SessionError::Option { what, got, max })
-        }
-    };
-    let context = options
-        .context_len
-        .unwrap_or_else(|| config.max_seq_len.min(DEFAULT_CONTEXT));
-    let context_len = check("a context", context, MAX_CONTEXT)?;
-    let threads = options.threads.unwrap_or_else(|| match options.cpus.len() {
-        0 => os::default_threads(),
-        n => n,
-    });
-    let rows = check("a batch", options.ubatch, 1 << 16)?.min(context_len);
-    let n_seqs = check("a number of sequences", options.sequences, 1 << 12)?;
-    let logit_rows = check("a number of logit rows", options.logit_rows, 1 << 16)?;
-    // A step of all sequences is one pass.
-    let rows = rows.max(n_seqs);
-    let logit_rows = logit_rows.max(n_seqs).min(rows);
-    let limits = PassLimits {
-        rows,
-        n_seqs,
-        context_len,
-        threads: check("a number of threads", threads, 1024)?,
-        kv_type: options.kv_type,
-    };
-    Ok((limits, logit_rows))
-}
-
 /// Bytes that a session allocates beside its backend.
 pub(crate) fn own_bytes(config: &Config, limits: &PassLimits, logit_rows: usize) -> u64 {
     let logits = logit_rows * config.vocab_size * size_of::<f32>();
@@ -298,13 +104,7 @@ impl Session {
         let mut notes = Vec::new();
         let device = match options.gpu_layers {
             GpuLayers::Count(0) => None,
-            GpuLayers::Auto => cuda::open().map_or_else(
-                |error| {
-                    notes.push(format!("-ngl auto: everything is on the CPU, {error}"));
-                    None
-                },
-                Some,
-            ),
+            GpuLayers::Auto => cuda::open_or_note(&mut notes),
             _ => Some(cuda::open().map_err(|source| SessionError::Cuda {
                 gpu_layers: options.gpu_layers,
                 source,
