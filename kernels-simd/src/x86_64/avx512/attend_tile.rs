@@ -66,17 +66,19 @@ fn all_queries<const KV: u8, const W: usize>(
     let mut i = 0;
     while i < ranges.len() {
         let run = ranges[i..].iter().take_while(|r| r[0] < r[1]).count();
+        if run == 0 {
+            i += 1;
+            continue;
+        }
         let (q, states) = (&q[i * q_len..], &mut states[i * state_len..]);
         let ranges = &ranges[i..];
         let n = match run {
-            0 => 1,
-            1..=8 => run,
+            ..=8 => run,
             // Rather 5 and 4 than 8 and 1.
             9..=11 => run.div_ceil(2),
             _ => 8,
         };
         match n {
-            _ if run == 0 => (),
             1 => group::<KV, W, 1, 0, 1>(&kv, q, ranges, scale, states),
             2 => group::<KV, W, 2, 0, 2>(&kv, q, ranges, scale, states),
             3 => group::<KV, W, 3, 0, 3>(&kv, q, ranges, scale, states),
@@ -87,7 +89,7 @@ fn all_queries<const KV: u8, const W: usize>(
             _ => group::<KV, W, 4, 4, 8>(&kv, q, ranges, scale, states),
         }
         i += n;
-        kv.ahead = if run == 0 { kv.ahead } else { &[] };
+        kv.ahead = &[];
     }
 }
 
