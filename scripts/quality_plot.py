@@ -8,7 +8,7 @@ The table has a line for each file that was measured:
   model,engine,type,calibrated,chunks,file_bytes,tokenizer_bytes,kld,kld_error,same_top
 
 Bytes are the file's less its tokenizer's. Both axes are logarithmic. Files of one engine and kind are
-joined in the order of their bytes. The floor, if the table has one (type `floor`), is a line.
+joined in the order of their bytes; those that `--size` made have no names. The floor, if the table has one (type `floor`), is a line.
 """
 import csv
 import math
@@ -35,8 +35,13 @@ def read(path, model):
             if row["type"] == "floor":
                 floor = kld
                 continue
+            # Of recipes that were replaced; they stay in the table.
+            if row["type"].endswith(" version 1"):
+                continue
             size = int(row["file_bytes"]) - int(row["tokenizer_bytes"])
-            rows.append((row["engine"], row["calibrated"], row["type"], size, kld))
+            # The bytes asked for are where the point is.
+            name = "" if row["type"].startswith("--size") else row["type"]
+            rows.append((row["engine"], row["calibrated"], name, size, kld))
     if not rows:
         sys.exit(f"{path}: no line of {model}")
     return rows, floor
