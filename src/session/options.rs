@@ -28,7 +28,7 @@ pub struct SessionOptions {
     /// Processors that the threads are bound to, one each; empty: the system places them. The first
     /// is for the thread that reads the first text.
     pub cpus: Vec<usize>,
-    /// Texts that can be held at once; see [`Session::fork`].
+    /// Texts that can be held at once; see [`Session::fork`](super::Session::fork).
     pub sequences: usize,
     /// Rows of a pass whose logits can be asked for; 1 serves all but evaluation.
     pub logit_rows: usize,
