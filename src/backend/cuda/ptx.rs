@@ -1,4 +1,17 @@
-//! The kernels as the driver takes them.
+//! The kernels as the driver takes them: PTX that `scripts/cuda_ptx.py` made of `kernels/`, one text for each `.cu` file.
 
-/// PTX; empty until the kernels are there.
-pub(super) const TEXT: &str = "";
+/// Texts of PTX, by the name of their source; together they have every [`Kernel`](super::args::Kernel)'s entry once.
+pub const MODULES: [(&str, &str); 3] = [
+    ("elementwise", include_str!("kernels/ptx/elementwise.ptx")),
+    ("probe", include_str!("kernels/ptx/probe.ptx")),
+    ("rope_store", include_str!("kernels/ptx/rope_store.ptx")),
+];
+
+/// Whether a text of PTX has an entry.
+pub fn has_entry(text: &str, entry: &str) -> bool {
+    text.match_indices(".entry ").any(|(at, directive)| {
+        let rest = &text[at + directive.len()..];
+        rest.strip_prefix(entry)
+            .is_some_and(|rest| rest.starts_with('('))
+    })
+}

@@ -6,8 +6,10 @@
 mod cli;
 mod device;
 mod driver;
+mod emulated;
 mod kernels;
 mod memory;
+mod ptx;
 mod real;
 
 use std::sync::Arc;
