@@ -96,7 +96,8 @@ template <class T, u32 Rows> DEVICE void matrix_float_rows(const MatrixArgs &arg
     const u8 *const from = shared + stage % Plan::STAGES * Plan::BYTES;
     const typename T::Bits *const weights = reinterpret_cast<const typename T::Bits *>(from + half * STAGE_BYTES) + lane;
     const float *const x = reinterpret_cast<const float *>(from + 2 * STAGE_BYTES);
-#pragma unroll
+    // With few rows the loads of all k are to be under way early; with many, 8 k are work enough.
+#pragma unroll (Rows <= 2 ? 8 : 2)
     for (u32 k = 0; k < Plan::DEPTH; k += 4) {
       float w[4];
 #pragma unroll

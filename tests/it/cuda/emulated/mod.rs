@@ -2,6 +2,7 @@
 
 mod elementwise;
 mod library;
+mod matrix;
 mod probe;
 
 use std::{

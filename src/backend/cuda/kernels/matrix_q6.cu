@@ -1,7 +1,7 @@
 // Q6: integers -32 to 31. A block is 16 scale bytes, the vectors of Q4, and two planes of a word for each row: byte i of plane p
 // has the upper two bits of the weights 16 p + 4 v + i at bits 2 v and 2 v + 1.
-#pragma once
-#include "matrix.h"
+#include "matmul.h"
+#include "matvec.h"
 
 struct Q6 {
   enum : u32 { BLOCK_BYTES = 16 + 256 + 128 };
@@ -42,3 +42,6 @@ struct Q6 {
 
   DEVICE static float scale(u32 byte) { return signed_byte(byte); }
 };
+
+MATVEC(chaski_matvec_q6, Q6)
+MATMUL(chaski_matmul_q6, Q6)

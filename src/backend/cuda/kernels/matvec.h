@@ -13,10 +13,8 @@
 // An `mma` has 8 columns. The activations of a *column* are those of one (block, half, row of activations): with few rows,
 // one B fragment has several blocks' activations (a group), each `mma` of the group has one block's weights, and of its
 // results those columns are kept that belong to the block. So every lane ends with four sums to scale.
-#include "type_q4.h"
-#include "type_q5.h"
-#include "type_q6.h"
-#include "type_q8.h"
+#pragma once
+#include "matrix.h"
 
 #define MATVEC_THREADS 288u
 // Bytes from a column of results to the next: 16 rows of two floats, and 16 bytes so that lanes hit different banks.
@@ -347,27 +345,9 @@ template <class T> DEVICE void matvec(const MatrixArgs &args, u8 *shared) {
   }
 }
 
-KERNEL_BOUNDS(chaski_matvec_q4, MatrixArgs, 288, 3) {
-  SHARED(u8, shared);
-  matvec<Q4>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matvec_q4h, MatrixArgs, 288, 3) {
-  SHARED(u8, shared);
-  matvec<Q4H>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matvec_q5, MatrixArgs, 288, 3) {
-  SHARED(u8, shared);
-  matvec<Q5>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matvec_q6, MatrixArgs, 288, 3) {
-  SHARED(u8, shared);
-  matvec<Q6>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matvec_q8, MatrixArgs, 288, 3) {
-  SHARED(u8, shared);
-  matvec<Q8>(args, shared);
-}
+// The entry for a type.
+#define MATVEC(name, T)                     \
+  KERNEL_BOUNDS(name, MatrixArgs, 288, 3) { \
+    SHARED(u8, shared);                     \
+    matvec<T>(args, shared);                \
+  }

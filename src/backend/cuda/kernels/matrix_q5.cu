@@ -1,7 +1,7 @@
 // Q5: integers -16 to 15. A block is 16 scale bytes, the vectors of Q4, and a word for each row whose byte i has bit 4 of the
 // weights 4 v + i at bit v.
-#pragma once
-#include "matrix.h"
+#include "matmul.h"
+#include "matvec.h"
 
 struct Q5 {
   enum : u32 { BLOCK_BYTES = 16 + 256 + 64 };
@@ -43,3 +43,6 @@ struct Q5 {
 
   DEVICE static float scale(u32 byte) { return signed_byte(byte); }
 };
+
+MATVEC(chaski_matvec_q5, Q5)
+MATMUL(chaski_matmul_q5, Q5)

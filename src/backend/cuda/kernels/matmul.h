@@ -6,10 +6,8 @@
 //
 // Stages of two blocks come by `cp.async` into shared memory: tiles as they are, codes as [block][column][32], where a quarter
 // of a warp reads 128 bytes in a row, scales as [block][column].
-#include "type_q4.h"
-#include "type_q5.h"
-#include "type_q6.h"
-#include "type_q8.h"
+#pragma once
+#include "matrix.h"
 
 // `matmul_shape` in args/matrix.rs has the same.
 #define MATMUL_COLUMNS 64u
@@ -187,27 +185,9 @@ template <class T> DEVICE void matmul(const MatrixArgs &args, u8 *shared) {
   for (u32 i = 0; i < MATMUL_TILES; i++) put_tile(args, at, at.first_tile + i, acc[i]);
 }
 
-KERNEL_BOUNDS(chaski_matmul_q4, MatrixArgs, 256, 2) {
-  SHARED(u8, shared);
-  matmul<Q4>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matmul_q4h, MatrixArgs, 256, 2) {
-  SHARED(u8, shared);
-  matmul<Q4H>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matmul_q5, MatrixArgs, 256, 2) {
-  SHARED(u8, shared);
-  matmul<Q5>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matmul_q6, MatrixArgs, 256, 2) {
-  SHARED(u8, shared);
-  matmul<Q6>(args, shared);
-}
-
-KERNEL_BOUNDS(chaski_matmul_q8, MatrixArgs, 256, 2) {
-  SHARED(u8, shared);
-  matmul<Q8>(args, shared);
-}
+// The entry for a type.
+#define MATMUL(name, T)                     \
+  KERNEL_BOUNDS(name, MatrixArgs, 256, 2) { \
+    SHARED(u8, shared);                     \
+    matmul<T>(args, shared);                \
+  }

@@ -2,8 +2,8 @@
 //
 // A block is 16 scale bytes (Q4H: 16 of the low halves, 16 of the high ones) and 4 vectors of 16 words: word `row` of vector
 // `t` has weights 4 t to 4 t + 3 in its low nibbles and 16 + 4 t to 16 + 4 t + 3 in its high ones.
-#pragma once
-#include "matrix.h"
+#include "matmul.h"
+#include "matvec.h"
 
 // The codebook plus 32, of the codes 0 to 7 and 8 to 15: 0 6 11 16 20 23 26 29, 32 35 38 41 45 49 54 60.
 #define Q4_LOW make_uint2(0x100b0600u, 0x1d1a1714u)
@@ -84,3 +84,9 @@ template <u32 Halves> struct Q4Type {
 
 typedef Q4Type<1> Q4;
 typedef Q4Type<2> Q4H;
+
+MATVEC(chaski_matvec_q4, Q4)
+MATMUL(chaski_matmul_q4, Q4)
+
+MATVEC(chaski_matvec_q4h, Q4H)
+MATMUL(chaski_matmul_q4h, Q4H)

@@ -1,7 +1,7 @@
 // Q8: integers -127 to 127. A block is 16 scale bytes and 8 vectors of 16 words: word `row` of vector v has the weights 4 v to
 // 4 v + 3, as they are.
-#pragma once
-#include "matrix.h"
+#include "matmul.h"
+#include "matvec.h"
 
 struct Q8 {
   enum : u32 { BLOCK_BYTES = 16 + 512 };
@@ -35,3 +35,6 @@ struct Q8 {
 
   DEVICE static float scale(u32 byte) { return signed_byte(byte); }
 };
+
+MATVEC(chaski_matvec_q8, Q8)
+MATMUL(chaski_matmul_q8, Q8)
