@@ -2,6 +2,7 @@
 
 mod elementwise;
 mod library;
+mod models;
 mod probe;
 
 use std::{
