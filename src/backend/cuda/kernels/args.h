@@ -137,8 +137,7 @@ struct MatrixArgs {
   u32 n_tiles;
   u32 n_blocks;
   u32 rows;
-  u32 chunk;
-  u32 stages;
+  u32 half_turn;
   u32 pad;
 };
 
