@@ -310,8 +310,8 @@ template <class R> DEVICE void attend_block(const AttendRowsArgs &args, u8 *memo
         const u32 left = head_dim - s * P::CHANNELS, most = left < P::CHANNELS ? left : P::CHANNELS;
         u32 c = 0;
 #pragma unroll 1
-        for (; c + 4 <= most; c += 4) add_row_scores<R, 4>(piece, at, c, queries + c * ROWS_QUERIES, d, score);
-        if (c < most) add_row_scores<R, 2>(piece, at, c, queries + c * ROWS_QUERIES, d, score);
+        for (; c + 4 <= most; c += 4) add_row_scores<R, 4>(piece, at, c, queries, d, score);
+        if (c < most) add_row_scores<R, 2>(piece, at, c, queries, d, score);
       }
       float *const to = weights + set * ROWS_SET, *const ms = merges + set * ROWS_SET;
       row_weights<R>(score, args.scale, shared.range + query, first, to, ms);
