@@ -3,6 +3,7 @@
 mod elementwise;
 mod library;
 mod matrix;
+mod models;
 mod probe;
 
 use std::{

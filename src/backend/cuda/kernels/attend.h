@@ -1,0 +1,164 @@
+// What the attention kernels share: keys and values as floats, how their bytes come in, and how states merge.
+//
+// A sum that `docs/numerics.md` orders belongs to one thread: the score of a query and a position is one chain of `fma`
+// over the channels, a channel of a state one chain over the positions of a tile. Threads share out queries, positions
+// and channels, never the links of a chain.
+#pragma once
+#include "numerics.h"
+
+// What a stored element is. `load` reads consecutive elements, aligned to all of them; where `SCALED`, they are still to
+// be multiplied by the scale of their position.
+struct KvF32 {
+  static constexpr u32 BYTES = 4;
+  static constexpr bool SCALED = false;
+
+  DEVICE static void load(const u8 *from, float (&x)[2]) {
+    const float2 v = *reinterpret_cast<const float2 *>(from);
+    x[0] = v.x, x[1] = v.y;
+  }
+  DEVICE static void load(const u8 *from, float (&x)[4]) {
+    const float4 v = *reinterpret_cast<const float4 *>(from);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+  }
+};
+
+struct KvF16 {
+  static constexpr u32 BYTES = 2;
+  static constexpr bool SCALED = false;
+
+  DEVICE static void pair(u32 word, float &low, float &high) {
+    low = half_to_float(static_cast<u16>(word));
+    high = half_to_float(static_cast<u16>(word >> 16));
+  }
+  DEVICE static void load(const u8 *from, float (&x)[2]) { pair(*reinterpret_cast<const u32 *>(from), x[0], x[1]); }
+  DEVICE static void load(const u8 *from, float (&x)[4]) {
+    const uint2 v = *reinterpret_cast<const uint2 *>(from);
+    pair(v.x, x[0], x[1]);
+    pair(v.y, x[2], x[3]);
+  }
+};
+
+struct KvQ8 {
+  static constexpr u32 BYTES = 1;
+  static constexpr bool SCALED = true;
+
+  // Byte `i` of `codes`, 128 added to each, as a float: the last bits of 2^23, which is then taken off. An integer
+  // conversion has a quarter of the rate.
+  DEVICE static float number(u32 codes, u32 i) {
+    return __uint_as_float(prmt(codes, 0x4b000000u, 0x7440u | i)) - 8388736.0f;
+  }
+  DEVICE static void load(const u8 *from, float (&x)[2]) {
+    const u32 codes = *reinterpret_cast<const u16 *>(from) ^ 0x8080u;
+    x[0] = number(codes, 0), x[1] = number(codes, 1);
+  }
+  DEVICE static void load(const u8 *from, float (&x)[4]) {
+    const u32 codes = *reinterpret_cast<const u32 *>(from) ^ 0x80808080u;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) x[i] = number(codes, i);
+  }
+};
+
+// Scales of a Q8 part: behind its codes, one for each position.
+DEVICE const float *kv_scales(const u8 *part, u32 head_dim) {
+  return reinterpret_cast<const float *>(part + KV_TILE * head_dim);
+}
+
+// `N` floats, aligned to all of them or to 16 bytes.
+template <u32 N> DEVICE void load_floats(const float *from, float (&x)[N]) {
+  if (N == 1) {
+    x[0] = *from;
+  } else if (N == 2) {
+    const float2 v = *reinterpret_cast<const float2 *>(from);
+    x[0] = v.x, x[1 % N] = v.y;
+  } else {
+#pragma unroll
+    for (u32 i = 0; i < N; i += 4) {
+      const float4 v = *reinterpret_cast<const float4 *>(from + i);
+      x[i] = v.x, x[(i + 1) % N] = v.y, x[(i + 2) % N] = v.z, x[(i + 3) % N] = v.w;
+    }
+  }
+}
+template <u32 N> DEVICE void store_floats(float *to, const float (&x)[N]) {
+  if (N == 1) {
+    *to = x[0];
+  } else if (N == 2) {
+    *reinterpret_cast<float2 *>(to) = make_float2(x[0], x[1 % N]);
+  } else {
+#pragma unroll
+    for (u32 i = 0; i < N; i += 4)
+      *reinterpret_cast<float4 *>(to + i) = make_float4(x[i], x[(i + 1) % N], x[(i + 2) % N], x[(i + 3) % N]);
+  }
+}
+
+// A piece of a tile in shared memory: keys of all 64 positions for a few channels, or values of a few positions.
+//
+//   keys     [4 groups of 16 positions][CHANNELS][16]; channel `c` of group `g` stands at `c ^ g`, so that threads that
+//            read the same channel of different groups meet different banks
+//   values   [ROWS(head_dim)][head_dim]
+template <class Kv, u32 STAGE> struct Piece {
+  // Bytes of a channel of a group; channels of a piece, a multiple of 4; pieces of 16 bytes of a group.
+  static constexpr u32 CHANNEL = 16 * Kv::BYTES;
+  static constexpr u32 CHANNELS = STAGE / (4 * CHANNEL);
+  static constexpr u32 UNITS = STAGE / 64;
+
+  DEVICE static u32 key_pieces(u32 head_dim) { return (head_dim + CHANNELS - 1) / CHANNELS; }
+
+  // Positions of a piece of values: whole units of 16 bytes for every even `head_dim` up to 256, in no more than `STAGE`.
+  DEVICE static u32 rows(u32 head_dim) {
+    const u32 least = 8 / Kv::BYTES, bytes = least * head_dim * Kv::BYTES;
+    return least * (STAGE / bytes);
+  }
+
+  // Starts copying the keys of channels `piece * CHANNELS ..`; thread `thread` of `THREADS`.
+  template <u32 THREADS> DEVICE static void copy_keys(u8 *to, const u8 *keys, u32 head_dim, u32 piece, u32 thread) {
+    const u32 first = piece * CHANNELS, n = head_dim - first;
+#pragma unroll
+    for (u32 i = 0; i < (4 * UNITS + THREADS - 1) / THREADS; i++) {
+      const u32 unit = i * THREADS + thread, g = unit / UNITS, at = unit % UNITS * 16, c = at / CHANNEL;
+      if (c < n && (4 * UNITS % THREADS == 0 || unit < 4 * UNITS))
+        cp_async_16(to + g * (STAGE / 4) + (c ^ g) * CHANNEL + at % CHANNEL, keys + (g * head_dim + first) * CHANNEL + at);
+    }
+  }
+
+  // The same for the values of the positions from `piece * rows` on.
+  template <u32 THREADS> DEVICE static void copy_values(u8 *to, const u8 *values, u32 head_dim, u32 piece, u32 thread) {
+    const u32 most = rows(head_dim), first = piece * most;
+    const u32 n = first + most < KV_TILE ? most : KV_TILE - first;
+    const u32 start = first * head_dim * Kv::BYTES, bytes = n * head_dim * Kv::BYTES;
+    for (u32 at = thread * 16; at < bytes; at += THREADS * 16) cp_async_16(to + at, values + start + at);
+  }
+
+  // Where the keys of group `g`, positions `pos ..` within it, of channels `k` modulo 4 stand: add `c * CHANNEL` for a
+  // channel `c + k` of the piece, `c` a multiple of 4.
+  DEVICE static u32 key_at(u32 g, u32 pos, u32 k) { return g * (STAGE / 4) + (k ^ g) * CHANNEL + pos * Kv::BYTES; }
+};
+
+// The start of the positions that a query at `pos` attends to.
+DEVICE u32 attended_from(u32 pos, u32 window) { return window != 0 && pos + 1 > window ? pos + 1 - window : 0; }
+
+// How the sums of a later state enter those of an earlier one: x = fma(later, b, earlier * a).
+//
+// An empty side needs no question at each sum. Sums of an earlier state that is empty are -0 (`EMPTY_SUM`), and its
+// weights 1 and 1: fma(x, 1, -0 * 1) is x, the sign of a zero included. Sums of a later one that is empty are +0, and the
+// weights 1 and -1: fma(+0, -1, x * 1) is x + -0, which is x.
+struct MergeWeights {
+  float a;
+  float b;
+};
+#define EMPTY_SUM (-0.0f)
+#define NO_SCORE __uint_as_float(0xff800000u)
+
+DEVICE MergeWeights merge_weights(float m_earlier, float l_earlier, float m_later, float l_later, float &m) {
+  MergeWeights w = {1.0f, 1.0f};
+  if (l_later == 0.0f) {
+    m = m_earlier;
+    w.b = -1.0f;
+  } else if (l_earlier == 0.0f) {
+    m = m_later;
+  } else {
+    m = m_later > m_earlier ? m_later : m_earlier;
+    w.a = exp_defined(m_earlier - m), w.b = exp_defined(m_later - m);
+  }
+  return w;
+}
+DEVICE float merged(float earlier, float later, MergeWeights w) { return __fmaf_rn(later, w.b, earlier * w.a); }
