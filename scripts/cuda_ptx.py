@@ -89,9 +89,9 @@ def made(nvrtc: Nvrtc, name: str, headers: dict[str, bytes]) -> str:
     version = re.search(r"V(\d+\.\d+\.\d+)", ptx)
     if not version:
         sys.exit("NVRTC does not say its version")
-    # Without comments and empty lines; what is left are directives and instructions.
+    # Without comments, empty lines and hints that PTX_VERSION does not have; what is left are directives and instructions.
     lines = [line.rstrip() for line in ptx.splitlines()]
-    lines = [line for line in lines if line and not line.lstrip().startswith("//")]
+    lines = [line for line in lines if line and not line.lstrip().startswith(("//", '.pragma "used_bytes_mask'))]
     text = "\n".join(lines) + "\n"
     text, n = re.subn(r"^\.version .*$", f".version {PTX_VERSION}", text, count=1, flags=re.M)
     assert n == 1, "no .version"

@@ -1,8 +1,14 @@
 //! The kernels as the driver takes them: PTX that `scripts/cuda_ptx.py` made of `kernels/`, one text for each `.cu` file.
 
 /// Texts of PTX, by the name of their source; together they have every [`Kernel`](super::args::Kernel)'s entry once.
-pub const MODULES: [(&str, &str); 3] = [
+pub const MODULES: [(&str, &str); 9] = [
+    ("attend", include_str!("kernels/ptx/attend.ptx")),
+    ("attend_merge", include_str!("kernels/ptx/attend_merge.ptx")),
+    ("attend_rows", include_str!("kernels/ptx/attend_rows.ptx")),
     ("elementwise", include_str!("kernels/ptx/elementwise.ptx")),
+    ("matmul", include_str!("kernels/ptx/matmul.ptx")),
+    ("matrix_float", include_str!("kernels/ptx/matrix_float.ptx")),
+    ("matvec", include_str!("kernels/ptx/matvec.ptx")),
     ("probe", include_str!("kernels/ptx/probe.ptx")),
     ("rope_store", include_str!("kernels/ptx/rope_store.ptx")),
 ];

@@ -207,6 +207,9 @@ pub(in super::super) fn compiler() -> Result<(String, Vec<String>), String> {
     if !cfg!(target_os = "linux") || env::var_os("CHASKI_TEST_BRIEF").is_some() {
         return Err("it is for the whole tests on Linux".to_owned());
     }
+    if env::var_os("CHASKI_SIMD").is_some() {
+        return Err("CHASKI_SIMD is set, which the kernels do not depend on".to_owned());
+    }
     let cxx = env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let machine = Command::new(&cxx).arg("-dumpmachine").output();
     let machine = machine.map_err(|error| format!("no C++ compiler (`{cxx}`: {error})"))?;
