@@ -57,43 +57,45 @@ template <class R> struct RowsShared {
 
 // The pieces of tile after tile: keys, then values.
 template <class R> struct RowsStream {
-  typedef typename R::P P;
   u8 *ring;
   float *scales;
-  const u8 *tile;  // of the piece that is copied next
-  const u8 *next;  // of the one after, which is looked up early
-  u32 position;    // first of `tile`
+  const u8 *next;  // the tile behind the one that is copied, looked up early
+  u32 position;    // the first of the tile that is copied
   u32 end;         // tiles end before this
-  u32 piece;       // of `tile`, the next
+  u32 piece;       // of the tile, the next
   u32 n_keys;
   u32 n;
   u32 copied;      // pieces so far
   u32 taken;
   u32 tiles;       // so far
+  PieceCopy<typename R::Kv, R::STAGE, R::THREADS> copier;
 
   DEVICE const u8 *find(const AttendRowsArgs &args, u32 table, u32 position_) const {
     return position_ < end ? kv_tile(args.pool, table, position_, blockIdx.y) : nullptr;
   }
 
+  // Goes on to `next`.
+  DEVICE void begin(const AttendRowsArgs &args, u32 table) {
+    copier.begin(next, args.pool.part_bytes, args.head_dim, 0);
+    if (R::Kv::SCALED && threadIdx.x < 32) {
+      // 16 units of 16 bytes of each part; they come with the first piece.
+      const u32 half = threadIdx.x / 16, i = threadIdx.x % 16 * 4;
+      const u8 *part = next + half * args.pool.part_bytes;
+      cp_async_16(scales + (tiles % ROWS_SCALES * 2 + half) * KV_TILE + i, kv_scales(part, args.head_dim) + i);
+    }
+    next = find(args, table, position + KV_TILE);
+  }
+
   DEVICE void copy(const AttendRowsArgs &args, u32 table) {
     if (position < end) {
       u8 *to = ring + copied % ROWS_STAGES * R::STAGE;
+      if (piece == 0) begin(args, table);
       if (piece < n_keys)
-        P::template copy_keys<R::THREADS>(to, tile, args.head_dim, piece, threadIdx.x);
+        copier.copy_keys(to);
       else
-        P::template copy_values<R::THREADS>(to, tile + args.pool.part_bytes, args.head_dim, piece - n_keys, threadIdx.x);
-      if (R::Kv::SCALED && piece == 0 && threadIdx.x < 32) {
-        // 16 pieces of 16 bytes of each part.
-        const u32 half = threadIdx.x / 16, i = threadIdx.x % 16 * 4;
-        const u8 *part = tile + half * args.pool.part_bytes;
-        cp_async_16(scales + (tiles % ROWS_SCALES * 2 + half) * KV_TILE + i, kv_scales(part, args.head_dim) + i);
-      }
+        copier.copy_values(to);
       copied++;
-      if (++piece == n) {
-        piece = 0, position += KV_TILE, tiles++;
-        tile = next;
-        next = find(args, table, position + KV_TILE);
-      }
+      if (++piece == n) piece = 0, position += KV_TILE, tiles++;
     }
     cp_async_commit();
   }
@@ -242,10 +244,10 @@ template <class R> DEVICE void attend_block(const AttendRowsArgs &args, u8 *memo
   stream.ring = shared.ring, stream.scales = shared.scales;
   stream.position = begin, stream.end = end;
   stream.piece = stream.copied = stream.taken = stream.tiles = 0;
-  stream.n_keys = P::key_pieces(head_dim);
+  stream.n_keys = P::n_keys(head_dim);
   stream.n = stream.n_keys + (KV_TILE + P::rows(head_dim) - 1) / P::rows(head_dim);
-  stream.tile = stream.find(args, table, begin);
-  stream.next = stream.find(args, table, begin + KV_TILE);
+  stream.next = stream.find(args, table, begin);
+  stream.copier.thread = threadIdx.x;
   for (u32 s = 0; s < ROWS_STAGES - 1; s++) stream.copy(args, table);
 
   // Queries beyond the last attend to everything, so that they mask nothing, and are not written.
