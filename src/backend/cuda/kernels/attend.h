@@ -102,11 +102,10 @@ template <class Kv, u32 STAGE> struct Piece {
 
   DEVICE static u32 n_keys(u32 head_dim) { return (head_dim + CHANNELS - 1) / CHANNELS; }
 
-  // Positions of a piece of values: whole units of 16 bytes for every even `head_dim` up to 256, in no more than `STAGE`.
-  DEVICE static u32 rows(u32 head_dim) {
-    const u32 least = 8 / Kv::BYTES, bytes = least * head_dim * Kv::BYTES;
-    return least * (STAGE / bytes);
-  }
+  // Positions of a piece of values: a multiple of `LEAST`, so that they are whole units of 16 bytes for every even
+  // `head_dim`, in no more than `STAGE`. Heads of 256 fit, but for f32 into a piece of 4096, where those of 128 do.
+  static constexpr u32 LEAST = 8 / Kv::BYTES > STAGE / 1024 ? 8 / Kv::BYTES : STAGE / 1024;
+  DEVICE static u32 rows(u32 head_dim) { return LEAST * (STAGE / (LEAST * head_dim * Kv::BYTES)); }
 
   // Where the keys of group `g`, positions `pos ..` within it, of channels `k` modulo 4 stand: add `c * CHANNEL` for a
   // channel `c + k` of the piece, `c` a multiple of 4.
