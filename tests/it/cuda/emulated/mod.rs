@@ -1,5 +1,6 @@
 //! The kernels' source, run by an emulation, against what each is to compute by definition: equal bit for bit.
 
+mod attention;
 mod elementwise;
 mod library;
 mod matrix;

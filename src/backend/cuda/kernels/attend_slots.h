@@ -9,6 +9,7 @@
 //   values   a lane has pairs of channels and every head; a chain over the positions for each
 //
 // What the warps found lies then where their rings were, and the block merges it in the order of the tiles.
+#pragma once
 #include "attend.h"
 
 // Bytes of a piece and pieces of a ring.
@@ -329,17 +330,4 @@ template <class Kv> DEVICE void attend(const AttendArgs &args, u8 *memory) {
     if (done > 0) __syncthreads();
     attend_heads<Kv>(args, work, q + head * head_dim, heads, n, states, memory);
   }
-}
-
-KERNEL_BOUNDS(chaski_attend_f32, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvF32>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_f16, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvF16>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_q8, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvQ8>(args, memory);
 }
