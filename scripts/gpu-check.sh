@@ -45,7 +45,7 @@ for line in sys.stdin:
         print(message["executable"])')
     for tool in memcheck racecheck initcheck synccheck; do
       echo "-- $tool"
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$program" cuda::real --test-threads 1
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$program" cuda::real cuda::emulated::{elementwise,matrix,attention} --test-threads 1
     done
   else
     echo "skipped: there is no compute-sanitizer"
