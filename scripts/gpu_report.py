@@ -96,7 +96,7 @@ def table(folder):
     print(f"memory {card['memory_gb_per_s']:.0f} GB/s by its clock; int8 {card['int8_tops']:.0f} TOP/s and f32 "
           f"{card['f32_tflops']:.0f} TFLOP/s at {card['clock_khz'] / 1e6:.2f} GHz (0: not known); link "
           f"{card['to_card_gb_per_s']:.1f} GB/s to the card, {card['from_card_gb_per_s']:.1f} back\n")
-    head = ["model", "ngl", "test", "t/s", "+-", "weights GB/s", "with KV", "of what is read", "of the memory", "TOP/s",
+    head = ["model", "ngl", "test", "t/s", "+-", "weights GB/s", "with KV", "of the probe", "of the memory", "TOP/s",
             "of int8", "copied GB/s", "of the link"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for path in sorted(glob.glob(os.path.join(folder, "*.bench.json"))):
