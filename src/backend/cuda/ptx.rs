@@ -1,14 +1,16 @@
 //! The kernels as the driver takes them: PTX that `scripts/cuda_ptx.py` made of `kernels/`, one text for each `.cu` file.
 
 /// Texts of PTX, by the name of their source; together they have every [`Kernel`](super::args::Kernel)'s entry once.
-pub const MODULES: [(&str, &str); 9] = [
+pub const MODULES: [(&str, &str); 11] = [
     ("attend", include_str!("kernels/ptx/attend.ptx")),
     ("attend_merge", include_str!("kernels/ptx/attend_merge.ptx")),
     ("attend_rows", include_str!("kernels/ptx/attend_rows.ptx")),
     ("elementwise", include_str!("kernels/ptx/elementwise.ptx")),
-    ("matmul", include_str!("kernels/ptx/matmul.ptx")),
     ("matrix_float", include_str!("kernels/ptx/matrix_float.ptx")),
-    ("matvec", include_str!("kernels/ptx/matvec.ptx")),
+    ("matrix_q4", include_str!("kernels/ptx/matrix_q4.ptx")),
+    ("matrix_q5", include_str!("kernels/ptx/matrix_q5.ptx")),
+    ("matrix_q6", include_str!("kernels/ptx/matrix_q6.ptx")),
+    ("matrix_q8", include_str!("kernels/ptx/matrix_q8.ptx")),
     ("probe", include_str!("kernels/ptx/probe.ptx")),
     ("rope_store", include_str!("kernels/ptx/rope_store.ptx")),
 ];

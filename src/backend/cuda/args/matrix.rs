@@ -125,15 +125,17 @@ fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     // The kernel is there for 1, 2, 4 and 8 rows.
     let rows = args.rows.next_power_of_two();
     let columns = rows * if qtype == QuantType::Q4H { 2 } else { 1 };
-    // Matrix blocks that a producing warp hands over at once.
-    let item = match columns {
-        4 => 4,
-        8 => 2,
-        n => (8 / n).max(1),
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    // Matrix blocks that a producing warp hands over at once, and buffers for what it hands over.
+    let item = if columns > 8 { 4 } else { 8 };
+    let buffers = match columns {
+        1 => 2,
+        2 if block_bytes < 300 => 2,
+        _ => 1,
     };
     let producers = MATVEC_THREADS / 32 - rows.div_ceil(2);
-    let results = 2 * item * columns * MATVEC_COLUMN;
-    let ring = MATVEC_RING * qtype.tile_block_bytes() as u32;
+    let results = buffers * item * columns * MATVEC_COLUMN;
+    let ring = MATVEC_RING * block_bytes;
     Shape {
         grid: [
             args.n_tiles.min(device.multiprocessors * MATVEC_BLOCKS),

@@ -87,8 +87,7 @@ DEVICE void multiply(const MatmulAt &at, u32 half_turn, const u8 *stage, u32 blo
 #pragma unroll
     for (u32 half = 0; half < T::HALVES; half++) {
       bytes[half] = *reinterpret_cast<const u16 *>(from + 16 * half + 2 * g);
-      scales[i][half][0] = T::scale(bytes[half] & 0xff);
-      scales[i][half][1] = T::scale(bytes[half] >> 8);
+      T::scales(bytes[half], scales[i][half]);
     }
     T::exact(T::load(from, g, t), bytes, t, half_turn, a[i]);
   }

@@ -55,7 +55,10 @@ fn check(model: &Arc<Model>, options: &Options, text: &[TokenId], first: usize, 
     };
     let got = some_logits(&mut session, text, first);
     assert_same(&got, &want, what);
-    assert!(log.lock().unwrap().replays > 0, "{what}: nothing was recorded");
+    assert!(
+        log.lock().unwrap().replays > 0,
+        "{what}: nothing was recorded"
+    );
 }
 
 #[test]
