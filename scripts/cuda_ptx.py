@@ -149,7 +149,9 @@ def main() -> int:
             assemble(path)
     for other in sorted(set(os.listdir(out)) - wanted):
         status = 1
-        print(f"{os.path.join(out, other)}: there is no such kernel any more")
+        print(f"{other}: of no source{'' if args.check else ', removed'}")
+        if not args.check:
+            os.remove(os.path.join(out, other))
     return status if args.check else 0
 
 

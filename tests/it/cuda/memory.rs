@@ -114,7 +114,8 @@ impl Memory {
     pub(super) fn new(free: usize) -> Self {
         Self {
             allocations: BTreeMap::new(),
-            next: 1 << 32,
+            // As large as an address is: no size looks like one.
+            next: 1 << 46,
             library: None,
             free,
         }

@@ -55,8 +55,6 @@ args! {
         /// 2^16; set by [`matrix_launch`]. The kernels' compiler is not to know it: what it would make a shift stays a
         /// multiplication, whose unit has less to do.
         pub half_turn: u32,
-        /// Not used.
-        pub pad: u32,
     }
 }
 

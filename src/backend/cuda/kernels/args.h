@@ -138,7 +138,6 @@ struct MatrixArgs {
   u32 n_blocks;
   u32 rows;
   u32 half_turn;
-  u32 pad;
 };
 
 struct ReadProbeArgs {

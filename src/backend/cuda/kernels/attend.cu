@@ -48,31 +48,29 @@ struct AttendShared {
 
 // The pieces of a warp's tile: those of the keys, then those of the values that are attended to.
 template <class Kv> struct TileStream {
-  typedef Piece<Kv, SLOT_STAGE> P;
   u8 *ring;
-  const u8 *keys;
-  const u8 *values;
-  u32 head_dim;
   u32 n_keys;   // pieces of keys
   u32 n;        // of both
-  u32 skipped;  // pieces of values in front of the range
-  u32 lane;
+  u32 copied;   // so far
+  u32 skipped;  // positions in front of the first piece of values
+  PieceCopy<Kv, SLOT_STAGE, 32> copier;
 
-  // Starts copying piece `s`, if there is one.
-  DEVICE void copy(u32 s) const {
-    u8 *to = ring + s % SLOT_STAGES * SLOT_STAGE;
-    if (s < n_keys)
-      P::template copy_keys<32>(to, keys, head_dim, s, lane);
-    else if (s < n)
-      P::template copy_values<32>(to, values, head_dim, s - n_keys + skipped, lane);
+  // Starts copying the next piece, if there is one.
+  DEVICE void copy() {
+    u8 *to = ring + copied % SLOT_STAGES * SLOT_STAGE;
+    if (copied < n_keys)
+      copier.copy_keys(to);
+    else if (copied < n)
+      copier.copy_values(to);
     cp_async_commit();
+    copied++;
   }
 
   // Waits for piece `s`, and has the next copied to where the one before it was.
-  DEVICE const u8 *take(u32 s) const {
+  DEVICE const u8 *take(u32 s) {
     cp_async_wait<SLOT_STAGES - 2>();
     __syncwarp(FULL);
-    copy(s + SLOT_STAGES - 1);
+    copy();
     return ring + s % SLOT_STAGES * SLOT_STAGE;
   }
 };
@@ -129,16 +127,17 @@ DEVICE void softmax(float (&score)[2], u32 pos, u32 lo, u32 hi, float scale, flo
 
 // A warp's tile, positions lo .. hi, of `n` heads: the state goes to the ring's place, m to `merges`, l to `sums`.
 template <class Kv, u32 HEADS, u32 PAIRS>
-DEVICE void attend_tile(const AttendArgs &args, const AttendShared &shared, const TileStream<Kv> &stream, u32 lo, u32 hi, u32 n) {
+DEVICE void attend_tile(const AttendArgs &args, const AttendShared &shared, TileStream<Kv> &stream, const u8 *tile, u32 lo, u32 hi,
+                        u32 n) {
   typedef Piece<Kv, SLOT_STAGE> P;
   const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, head_dim = args.head_dim;
   const u32 pos = 2 * lane;  // 16 * (lane / 8) + 2 * (lane % 8)
   float score[HEADS][2] = {}, d[2] = {1.0f, 1.0f};
   float *const scales = shared.scales + warp * KV_TILE;
   if (Kv::SCALED) {
-    load_floats(kv_scales(stream.keys, head_dim) + pos, d);
+    load_floats(kv_scales(tile, head_dim) + pos, d);
     float of_values[2];
-    load_floats(kv_scales(stream.values, head_dim) + pos, of_values);
+    load_floats(kv_scales(tile + args.pool.part_bytes, head_dim) + pos, of_values);
     store_floats(scales + pos, of_values);
   }
   u32 at[4];
@@ -190,7 +189,7 @@ DEVICE void attend_tile(const AttendArgs &args, const AttendShared &shared, cons
   }
   float acc[HEADS][2 * PAIRS] = {};
   const u32 rows = P::rows(head_dim);
-  for (u32 row = stream.skipped * rows; s < stream.n; s++, row += rows) {
+  for (u32 row = stream.skipped; s < stream.n; s++, row += rows) {
     const u8 *piece = stream.take(s);
     const u32 from = row < lo ? lo : row, to = row + rows < hi ? row + rows : hi;
 #pragma unroll 2
@@ -271,18 +270,19 @@ DEVICE void attend_heads(const AttendArgs &args, const SpanWork &work, const flo
   const u32 lo = work.start > first ? work.start - first : 0, left = work.end > first ? work.end - first : 0;
   const u32 hi = left < KV_TILE ? left : KV_TILE;
   TileStream<Kv> stream;
+  const u8 *tile = nullptr;
   if (lo < hi) {
     const u32 rows = Piece<Kv, SLOT_STAGE>::rows(head_dim);
+    tile = kv_tile(args.pool, work.table, first, work.kv_head);
     stream.ring = shared.rings + warp * SLOT_STAGES * SLOT_STAGE;
-    stream.keys = kv_tile(args.pool, work.table, first, work.kv_head);
-    stream.values = stream.keys + args.pool.part_bytes;
-    stream.head_dim = head_dim;
-    stream.n_keys = Piece<Kv, SLOT_STAGE>::key_pieces(head_dim);
-    stream.skipped = lo / rows;
-    stream.n = stream.n_keys + (hi - 1) / rows + 1 - stream.skipped;
-    stream.lane = threadIdx.x % 32;
+    stream.n_keys = Piece<Kv, SLOT_STAGE>::n_keys(head_dim);
+    stream.skipped = lo / rows * rows;
+    stream.n = stream.n_keys + (hi - stream.skipped + rows - 1) / rows;
+    stream.copied = 0;
+    stream.copier.thread = threadIdx.x % 32;
+    stream.copier.begin(tile, args.pool.part_bytes, head_dim, stream.skipped);
 #pragma unroll 1
-    for (u32 s = 0; s < SLOT_STAGES - 1; s++) stream.copy(s);
+    for (u32 s = 0; s < SLOT_STAGES - 1; s++) stream.copy();
   }
   for (u32 i = threadIdx.x; i < heads * head_dim; i += blockDim.x) {
     const u32 h = i / head_dim, c = i % head_dim;
@@ -291,15 +291,15 @@ DEVICE void attend_heads(const AttendArgs &args, const SpanWork &work, const flo
   __syncthreads();
   if (lo < hi) {
     if (head_dim > 128)
-      attend_tile<Kv, 4, 4>(args, shared, stream, lo, hi, n);
+      attend_tile<Kv, 4, 4>(args, shared, stream, tile, lo, hi, n);
     else if (heads == 4 && head_dim > 64)
-      attend_tile<Kv, 4, 2>(args, shared, stream, lo, hi, n);
+      attend_tile<Kv, 4, 2>(args, shared, stream, tile, lo, hi, n);
     else if (heads == 4)
-      attend_tile<Kv, 4, 1>(args, shared, stream, lo, hi, n);
+      attend_tile<Kv, 4, 1>(args, shared, stream, tile, lo, hi, n);
     else if (head_dim > 64)
-      attend_tile<Kv, 8, 2>(args, shared, stream, lo, hi, n);
+      attend_tile<Kv, 8, 2>(args, shared, stream, tile, lo, hi, n);
     else
-      attend_tile<Kv, 8, 1>(args, shared, stream, lo, hi, n);
+      attend_tile<Kv, 8, 1>(args, shared, stream, tile, lo, hi, n);
   }
   __syncthreads();
   const u32 from = work.start > work.first ? work.start - work.first : 0;

@@ -94,43 +94,73 @@ template <u32 N> DEVICE void store_floats(float *to, const float (&x)[N]) {
 //
 //   keys     [4 groups of 16 positions][CHANNELS][16]; channel `c` of group `g` stands at `c ^ g`, so that threads that
 //            read the same channel of different groups meet different banks
-//   values   [ROWS(head_dim)][head_dim]
+//   values   [rows(head_dim)][head_dim]
 template <class Kv, u32 STAGE> struct Piece {
-  // Bytes of a channel of a group; channels of a piece, a multiple of 4; pieces of 16 bytes of a group.
-  static constexpr u32 CHANNEL = 16 * Kv::BYTES;
-  static constexpr u32 CHANNELS = STAGE / (4 * CHANNEL);
-  static constexpr u32 UNITS = STAGE / 64;
+  // Bytes of a channel of a group, and of a group; channels, a multiple of 4.
+  static constexpr u32 CHANNEL = 16 * Kv::BYTES, GROUP = STAGE / 4;
+  static constexpr u32 CHANNELS = GROUP / CHANNEL;
 
-  DEVICE static u32 key_pieces(u32 head_dim) { return (head_dim + CHANNELS - 1) / CHANNELS; }
+  DEVICE static u32 n_keys(u32 head_dim) { return (head_dim + CHANNELS - 1) / CHANNELS; }
 
-  // Positions of a piece of values: whole units of 16 bytes for every even `head_dim` up to 256, in no more than `STAGE`.
-  DEVICE static u32 rows(u32 head_dim) {
-    const u32 least = 8 / Kv::BYTES, bytes = least * head_dim * Kv::BYTES;
-    return least * (STAGE / bytes);
-  }
-
-  // Starts copying the keys of channels `piece * CHANNELS ..`; thread `thread` of `THREADS`.
-  template <u32 THREADS> DEVICE static void copy_keys(u8 *to, const u8 *keys, u32 head_dim, u32 piece, u32 thread) {
-    const u32 first = piece * CHANNELS, n = head_dim - first;
-#pragma unroll
-    for (u32 i = 0; i < (4 * UNITS + THREADS - 1) / THREADS; i++) {
-      const u32 unit = i * THREADS + thread, g = unit / UNITS, at = unit % UNITS * 16, c = at / CHANNEL;
-      if (c < n && (4 * UNITS % THREADS == 0 || unit < 4 * UNITS))
-        cp_async_16(to + g * (STAGE / 4) + (c ^ g) * CHANNEL + at % CHANNEL, keys + (g * head_dim + first) * CHANNEL + at);
-    }
-  }
-
-  // The same for the values of the positions from `piece * rows` on.
-  template <u32 THREADS> DEVICE static void copy_values(u8 *to, const u8 *values, u32 head_dim, u32 piece, u32 thread) {
-    const u32 most = rows(head_dim), first = piece * most;
-    const u32 n = first + most < KV_TILE ? most : KV_TILE - first;
-    const u32 start = first * head_dim * Kv::BYTES, bytes = n * head_dim * Kv::BYTES;
-    for (u32 at = thread * 16; at < bytes; at += THREADS * 16) cp_async_16(to + at, values + start + at);
-  }
+  // Positions of a piece of values: a multiple of `LEAST`, so that they are whole units of 16 bytes for every even
+  // `head_dim`, in no more than `STAGE`. Heads of 256 fit, but for f32 into a piece of 4096, where those of 128 do.
+  static constexpr u32 LEAST = 8 / Kv::BYTES > STAGE / 1024 ? 8 / Kv::BYTES : STAGE / 1024;
+  DEVICE static u32 rows(u32 head_dim) { return LEAST * (STAGE / (LEAST * head_dim * Kv::BYTES)); }
 
   // Where the keys of group `g`, positions `pos ..` within it, of channels `k` modulo 4 stand: add `c * CHANNEL` for a
   // channel `c + k` of the piece, `c` a multiple of 4.
-  DEVICE static u32 key_at(u32 g, u32 pos, u32 k) { return g * (STAGE / 4) + (k ^ g) * CHANNEL + pos * Kv::BYTES; }
+  DEVICE static u32 key_at(u32 g, u32 pos, u32 k) { return g * GROUP + (k ^ g) * CHANNEL + pos * Kv::BYTES; }
+};
+
+// A thread's part, of `THREADS`, in copying the pieces of a tile: those of the keys, then those of the values of the
+// positions `skipped ..`. Addresses go forward from piece to piece instead of being found anew.
+template <class Kv, u32 STAGE, u32 THREADS> struct PieceCopy {
+  typedef Piece<Kv, STAGE> P;
+  // Units of 16 bytes of a group; groups from a thread's unit to its next; its units of keys, and of values.
+  static constexpr u32 UNITS = P::GROUP / 16, STEP = THREADS / UNITS;
+  static constexpr u32 COPIES = STEP < 4 ? 4 / STEP : 1, RUNS = STAGE < 16 * THREADS ? 1 : STAGE / (16 * THREADS);
+
+  const u8 *keys;    // the thread's own, of the next piece
+  const u8 *values;
+  u32 left;          // bytes of keys of a group from the thread's own on, or 0
+  u32 group_bytes;   // of the tile's keys
+  u32 rows_bytes;    // of a piece of values
+  u32 values_left;   // bytes of values
+  u32 thread;
+
+  DEVICE void begin(const u8 *tile, u32 part_bytes, u32 head_dim, u32 skipped) {
+    const u32 group = thread / UNITS, at = thread % UNITS * 16;
+    group_bytes = head_dim * P::CHANNEL;
+    left = group < 4 && at < group_bytes ? group_bytes - at : 0;
+    keys = tile + group * group_bytes + at;
+    const u32 row_bytes = head_dim * Kv::BYTES;
+    rows_bytes = P::rows(head_dim) * row_bytes;
+    values = tile + part_bytes + skipped * row_bytes + thread * 16;
+    values_left = (KV_TILE - skipped) * row_bytes;
+  }
+
+  DEVICE void copy_keys(u8 *to) {
+    if (left > 0) {
+      // Groups are chosen by bits of their own, so that a sum and an exclusive or are the same.
+      const u32 group = thread / UNITS, own = group * P::GROUP + (thread % UNITS * 16 ^ group * P::CHANNEL);
+#pragma unroll
+      for (u32 i = 0; i < COPIES; i++)
+        cp_async_16(to + i * STEP * P::GROUP + (own ^ i * STEP * P::CHANNEL), keys + i * STEP * group_bytes);
+      keys += P::GROUP;
+      left = left > P::GROUP ? left - P::GROUP : 0;
+    }
+  }
+
+  DEVICE void copy_values(u8 *to) {
+    const u32 bytes = rows_bytes < values_left ? rows_bytes : values_left;
+#pragma unroll
+    for (u32 i = 0; i < RUNS; i++) {
+      const u32 at = (thread + i * THREADS) * 16;
+      if (at < bytes) cp_async_16(to + at, values + i * THREADS * 16);
+    }
+    values += bytes;
+    values_left -= bytes;
+  }
 };
 
 // The start of the positions that a query at `pos` attends to.

@@ -57,43 +57,45 @@ template <class R> struct RowsShared {
 
 // The pieces of tile after tile: keys, then values.
 template <class R> struct RowsStream {
-  typedef typename R::P P;
   u8 *ring;
   float *scales;
-  const u8 *tile;  // of the piece that is copied next
-  const u8 *next;  // of the one after, which is looked up early
-  u32 position;    // first of `tile`
+  const u8 *next;  // the tile behind the one that is copied, looked up early
+  u32 position;    // the first of the tile that is copied
   u32 end;         // tiles end before this
-  u32 piece;       // of `tile`, the next
+  u32 piece;       // of the tile, the next
   u32 n_keys;
   u32 n;
   u32 copied;      // pieces so far
   u32 taken;
   u32 tiles;       // so far
+  PieceCopy<typename R::Kv, R::STAGE, R::THREADS> copier;
 
   DEVICE const u8 *find(const AttendRowsArgs &args, u32 table, u32 position_) const {
     return position_ < end ? kv_tile(args.pool, table, position_, blockIdx.y) : nullptr;
   }
 
+  // Goes on to `next`.
+  DEVICE void begin(const AttendRowsArgs &args, u32 table) {
+    copier.begin(next, args.pool.part_bytes, args.head_dim, 0);
+    if (R::Kv::SCALED && threadIdx.x < 32) {
+      // 16 units of 16 bytes of each part; they come with the first piece.
+      const u32 half = threadIdx.x / 16, i = threadIdx.x % 16 * 4;
+      const u8 *part = next + half * args.pool.part_bytes;
+      cp_async_16(scales + (tiles % ROWS_SCALES * 2 + half) * KV_TILE + i, kv_scales(part, args.head_dim) + i);
+    }
+    next = find(args, table, position + KV_TILE);
+  }
+
   DEVICE void copy(const AttendRowsArgs &args, u32 table) {
     if (position < end) {
       u8 *to = ring + copied % ROWS_STAGES * R::STAGE;
+      if (piece == 0) begin(args, table);
       if (piece < n_keys)
-        P::template copy_keys<R::THREADS>(to, tile, args.head_dim, piece, threadIdx.x);
+        copier.copy_keys(to);
       else
-        P::template copy_values<R::THREADS>(to, tile + args.pool.part_bytes, args.head_dim, piece - n_keys, threadIdx.x);
-      if (R::Kv::SCALED && piece == 0 && threadIdx.x < 32) {
-        // 16 pieces of 16 bytes of each part.
-        const u32 half = threadIdx.x / 16, i = threadIdx.x % 16 * 4;
-        const u8 *part = tile + half * args.pool.part_bytes;
-        cp_async_16(scales + (tiles % ROWS_SCALES * 2 + half) * KV_TILE + i, kv_scales(part, args.head_dim) + i);
-      }
+        copier.copy_values(to);
       copied++;
-      if (++piece == n) {
-        piece = 0, position += KV_TILE, tiles++;
-        tile = next;
-        next = find(args, table, position + KV_TILE);
-      }
+      if (++piece == n) piece = 0, position += KV_TILE, tiles++;
     }
     cp_async_commit();
   }
@@ -126,19 +128,27 @@ DEVICE void add_row_scores(const u8 *piece, const u32 (&at)[4], u32 c, const flo
 }
 
 // Scores to weights, in shared memory and m of each query beside them. `range`: of the set's first query; `first`: the
-// tile's first position.
+// tile's first position. Positions outside a query's range count only where `masked` says that there are some.
 template <class R>
-DEVICE void row_weights(float (&score)[ROWS_SET][R::WIDE], float scale, const u32 *range, u32 first, float *weights, float *ms) {
+DEVICE void row_weights(float (&score)[ROWS_SET][R::WIDE], float scale, const u32 *range, u32 first, bool masked, float *weights,
+                        float *ms) {
   const u32 column = threadIdx.x % R::LANES, pos = first + column * R::WIDE;
-  #pragma unroll
+  u32 outside = 0;  // a bit for each score
+  if (masked) {
+#pragma unroll
+    for (u32 i = 0; i < ROWS_SET; i++) {
+      const u32 from = range[i], to = range[ROWS_QUERIES + i];
+#pragma unroll
+      for (u32 e = 0; e < R::WIDE; e++) outside |= pos + e < from || pos + e >= to ? 1u << (i * R::WIDE + e) : 0;
+    }
+  }
+#pragma unroll
   for (u32 i = 0; i < ROWS_SET; i++) {
-    const u32 from = range[i], to = range[ROWS_QUERIES + i];
     float m = NO_SCORE;
 #pragma unroll
     for (u32 e = 0; e < R::WIDE; e++) {
-      score[i][e] = score[i][e] * scale;
-      const bool in = pos + e >= from && pos + e < to;
-      m = in && score[i][e] > m ? score[i][e] : m;
+      score[i][e] = outside >> (i * R::WIDE + e) & 1 ? NO_SCORE : score[i][e] * scale;
+      m = score[i][e] > m ? score[i][e] : m;
     }
 #pragma unroll
     for (u32 h = R::LANES / 2; h > 0; h /= 2) {
@@ -149,8 +159,8 @@ DEVICE void row_weights(float (&score)[ROWS_SET][R::WIDE], float scale, const u3
     if (column == 0) ms[i] = m;
 #pragma unroll
     for (u32 e = 0; e < R::WIDE; e++) {
-      const bool in = pos + e >= from && pos + e < to;
-      score[i][e] = in ? exp_defined(score[i][e] - m) : -1.0f;
+      const float p = exp_defined(score[i][e] - m);
+      score[i][e] = outside >> (i * R::WIDE + e) & 1 ? -1.0f : p;
     }
   }
 #pragma unroll
@@ -188,28 +198,38 @@ template <class R> DEVICE float row_sum(const float *weights) {
   return (sums[0] + sums[2 % OWN]) + (sums[1] + sums[3 % OWN]);
 }
 
-// acc[i][..] of the set's query `i` and the lane's channels, over the positions from .. to of a piece whose first is
-// `row`. `at`: the channels in bytes.
+// acc[i][..] of the set's query `i` and the lane's channels: position `j`, whose values are at `value`. `at`: the channels
+// in bytes.
 template <class R, bool MASKED>
-DEVICE void add_values(const u8 *piece, u32 row, u32 from, u32 to, u32 head_dim, const float *weights, const float *scales,
+DEVICE void add_value(const u8 *value, const float *weights, float d, const u32 (&at)[R::PAIRS], float (&acc)[ROWS_SET][2 * R::PAIRS]) {
+  float p[ROWS_SET];
+  load_floats(weights, p);
+#pragma unroll
+  for (u32 k = 0; k < R::PAIRS; k++) {
+    float v[2];
+    R::Kv::load(value + at[k], v);
+    if (R::Kv::SCALED) v[0] = v[0] * d, v[1] = v[1] * d;
+#pragma unroll
+    for (u32 i = 0; i < ROWS_SET; i++)
+#pragma unroll
+      for (u32 e = 0; e < 2; e++) {
+        const float sum = __fmaf_rn(p[i], v[e], acc[i][2 * k + e]);
+        acc[i][2 * k + e] = MASKED && p[i] < 0.0f ? acc[i][2 * k + e] : sum;
+      }
+  }
+}
+
+// The same over the positions from .. to, multiples of `WIDE`, of a piece that begins with `from`.
+template <class R, bool MASKED>
+DEVICE void add_values(const u8 *value, u32 from, u32 to, u32 row_bytes, const float *weights, const float *scales,
                        const u32 (&at)[R::PAIRS], float (&acc)[ROWS_SET][2 * R::PAIRS]) {
-#pragma unroll MASKED ? 1 : 2
-  for (u32 j = from; j < to; j++) {
-    const u8 *value = piece + (j - row) * head_dim * R::Kv::BYTES;
-    float p[ROWS_SET];
-    load_floats(weights + (j % R::WIDE * R::LANES + j / R::WIDE) * R::PITCH, p);
-#pragma unroll
-    for (u32 k = 0; k < R::PAIRS; k++) {
-      float v[2];
-      R::Kv::load(value + at[k], v);
-      if (R::Kv::SCALED) v[0] = v[0] * scales[j], v[1] = v[1] * scales[j];
-#pragma unroll
-      for (u32 i = 0; i < ROWS_SET; i++)
-#pragma unroll
-        for (u32 e = 0; e < 2; e++) {
-          const float sum = __fmaf_rn(p[i], v[e], acc[i][2 * k + e]);
-          acc[i][2 * k + e] = MASKED && p[i] < 0.0f ? acc[i][2 * k + e] : sum;
-        }
+#pragma unroll 1
+  for (u32 j = from; j < to; j += R::WIDE) {
+    const float *p = weights + j / R::WIDE * R::PITCH;
+#pragma unroll MASKED ? 1 : R::WIDE
+    for (u32 e = 0; e < R::WIDE; e++) {
+      add_value<R, MASKED>(value, p + e * R::LANES * R::PITCH, R::Kv::SCALED ? scales[j + e] : 1.0f, at, acc);
+      value += row_bytes;
     }
   }
 }
@@ -242,10 +262,10 @@ template <class R> DEVICE void attend_block(const AttendRowsArgs &args, u8 *memo
   stream.ring = shared.ring, stream.scales = shared.scales;
   stream.position = begin, stream.end = end;
   stream.piece = stream.copied = stream.taken = stream.tiles = 0;
-  stream.n_keys = P::key_pieces(head_dim);
+  stream.n_keys = P::n_keys(head_dim);
   stream.n = stream.n_keys + (KV_TILE + P::rows(head_dim) - 1) / P::rows(head_dim);
-  stream.tile = stream.find(args, table, begin);
-  stream.next = stream.find(args, table, begin + KV_TILE);
+  stream.next = stream.find(args, table, begin);
+  stream.copier.thread = threadIdx.x;
   for (u32 s = 0; s < ROWS_STAGES - 1; s++) stream.copy(args, table);
 
   // Queries beyond the last attend to everything, so that they mask nothing, and are not written.
@@ -314,7 +334,7 @@ template <class R> DEVICE void attend_block(const AttendRowsArgs &args, u8 *memo
         if (c < most) add_row_scores<R, 2>(piece, at, c, queries, d, score);
       }
       float *const to = weights + set * ROWS_SET, *const ms = merges + set * ROWS_SET;
-      row_weights<R>(score, args.scale, shared.range + query, first, to, ms);
+      row_weights<R>(score, args.scale, shared.range + query, first, masked, to, ms);
     }
     __syncwarp(FULL);
 
@@ -333,14 +353,14 @@ template <class R> DEVICE void attend_block(const AttendRowsArgs &args, u8 *memo
     }
 
     float acc[ROWS_SET][2 * R::PAIRS] = {};
-    const u32 most = P::rows(head_dim);
+    const u32 most = P::rows(head_dim), row_bytes = head_dim * R::Kv::BYTES;
     for (u32 row = 0; row < KV_TILE; row += most) {
       const u8 *piece = stream.take(args, table);
       const u32 to = row + most < KV_TILE ? row + most : KV_TILE;
       if (masked)
-        add_values<R, true>(piece, row, row, to, head_dim, of_set, scales + KV_TILE, channel, acc);
+        add_values<R, true>(piece, row, to, row_bytes, of_set, scales + KV_TILE, channel, acc);
       else
-        add_values<R, false>(piece, row, row, to, head_dim, of_set, scales + KV_TILE, channel, acc);
+        add_values<R, false>(piece, row, to, row_bytes, of_set, scales + KV_TILE, channel, acc);
     }
 #pragma unroll
     for (u32 i = 0; i < ROWS_SET; i++) {

@@ -1,6 +1,8 @@
-//! The kernels' source, run by an emulation, against what each is to compute by definition: equal bit for bit.
+//! The kernels' source, run by an emulation, against what each is to compute by definition: equal bit for bit. On a machine
+//! with a GPU the same launches run there, too.
 
 mod elementwise;
+mod gpu;
 mod library;
 mod matrix;
 mod models;
@@ -82,20 +84,32 @@ impl Random {
 
 /// Memory with arrays, each an allocation of its own, for launches.
 pub(super) struct Case {
-    library: &'static Library,
+    library: Option<&'static Library>,
     memory: Arc<Mutex<Memory>>,
     arrays: Vec<(&'static str, Buffer)>,
 }
 
 impl Case {
-    /// None where there is no C++ compiler.
+    /// None where there is neither a C++ compiler nor a GPU.
     pub(super) fn new() -> Option<Self> {
-        let library = Library::get()?;
+        let library = Library::get();
+        if library.is_none() && gpu::gpu().is_none() {
+            return None;
+        }
+        let memory = match library {
+            Some(library) => Memory::emulated(1 << 30, library),
+            None => Memory::new(1 << 30),
+        };
         Some(Self {
             library,
-            memory: Arc::new(Mutex::new(Memory::emulated(1 << 30, library))),
+            memory: Arc::new(Mutex::new(memory)),
             arrays: Vec::new(),
         })
+    }
+
+    /// None where there is no C++ compiler.
+    pub(super) fn emulated() -> Option<Self> {
+        Library::get().and_then(|_| Self::new())
     }
 
     /// An array of so many bytes, all `0xff`.
@@ -146,10 +160,11 @@ impl Case {
         }
     }
 
-    /// Runs the kernel's source, in the order of `seed`.
+    /// Runs the kernel's source, in the order of `seed`; nothing where there is no C++ compiler.
     pub(super) fn emulate(&self, launch: &Launch, seed: u64) -> Result<(), String> {
         let _all = lock(&self.memory);
-        self.library.launch(launch, seed)
+        self.library
+            .map_or(Ok(()), |library| library.launch(launch, seed))
     }
 
     /// Runs the launch by definition, and as the kernel's source has it in several orders: all memory must be the same.
@@ -161,13 +176,28 @@ impl Case {
             panic!("{what}: by definition, {illegal}");
         }
         let want = self.all();
-        for seed in [0, 1, 0x5eed] {
+        let seeds: &[u64] = if self.library.is_some() {
+            &[0, 1, 0x5eed]
+        } else {
+            &[]
+        };
+        for &seed in seeds {
             self.set(&before);
             if let Err(message) = self.emulate(launch, seed) {
                 panic!("{what}, order {seed}: {message}");
             }
             self.compare(&self.all(), &want, &format!("{what}, order {seed}"));
         }
+        if let Some(gpu) = gpu::gpu() {
+            let addresses = self.arrays.iter().map(|(_, b)| b.address());
+            let mut arrays: Vec<_> = addresses.zip(before).collect();
+            if let Err(message) = gpu::run(&**gpu, launch, &mut arrays) {
+                panic!("{what}, on the GPU: {message}");
+            }
+            let got: Vec<_> = arrays.into_iter().map(|(_, bytes)| bytes).collect();
+            self.compare(&got, &want, &format!("{what}, on the GPU"));
+        }
+        self.set(&want);
     }
 
     #[track_caller]

@@ -26,7 +26,7 @@ fn launch(case: &mut Case, data: &[u32], n: usize) -> Launch {
 fn the_probe_reads_every_word_once() {
     let mut random = Random::new(1);
     for n in [1, 255, 769, 3 * 256 * 8, 3 * 256 * 9 + 17] {
-        let Some(mut case) = Case::new() else {
+        let Some(mut case) = Case::emulated() else {
             return;
         };
         let data: Vec<u32> = (0..4 * n).map(|_| random.bits() as u32).collect();
@@ -40,7 +40,7 @@ fn the_probe_reads_every_word_once() {
 
 #[test]
 fn what_a_kernel_must_not_do_is_an_error_that_says_where() {
-    let Some(mut case) = Case::new() else {
+    let Some(mut case) = Case::emulated() else {
         return;
     };
     // More is read than is there, by far.

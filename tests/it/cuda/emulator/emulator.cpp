@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <sys/mman.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -272,22 +273,29 @@ constexpr size_t AROUND = 256;
 struct Allocation {
   std::unique_ptr<Guarded> memory;
   size_t bytes;
+  std::thread::id owner;
 };
 std::mutex allocations_lock;
 std::map<unsigned char *, Allocation> allocations;
 
-bool intact(const unsigned char *from, const unsigned char *to) {
-  for (; from < to; from++)
-    if (*from != 0xff) return false;
-  return true;
+// Whether these bytes were written; they are filled again, so that it is told once.
+bool written(unsigned char *from, unsigned char *to) {
+  bool written = false;
+  for (; from < to; from++) {
+    written |= *from != 0xff;
+    *from = 0xff;
+  }
+  return written;
 }
 
+// An allocation of this thread beside which something was written.
 const unsigned char *overrun() {
   std::lock_guard<std::mutex> lock(allocations_lock);
   for (const auto &[at, allocation] : allocations) {
-    const unsigned char *start = allocation.memory->start, *end = start + allocation.memory->bytes;
-    const unsigned char *before = static_cast<size_t>(at - start) > AROUND ? at - AROUND : start;
-    if (!intact(before, at) || !intact(at + allocation.bytes, end)) return at;
+    if (allocation.owner != std::this_thread::get_id()) continue;
+    unsigned char *start = allocation.memory->start, *end = start + allocation.memory->bytes;
+    unsigned char *before = static_cast<size_t>(at - start) > AROUND ? at - AROUND : start;
+    if (written(before, at) || written(at + allocation.bytes, end)) return at;
   }
   return nullptr;
 }
@@ -451,7 +459,7 @@ void *chaski_emulated_alloc(size_t bytes) {
   std::memset(memory->start, 0xff, memory->bytes);
   unsigned char *at = memory->start + memory->bytes - (bytes < 256 ? 256 : (bytes + 255) / 256 * 256);
   std::lock_guard<std::mutex> lock(allocations_lock);
-  allocations[at] = Allocation{std::move(memory), bytes};
+  allocations[at] = Allocation{std::move(memory), bytes, std::this_thread::get_id()};
   return at;
 }
 
