@@ -69,9 +69,7 @@ const MATVEC_RING: u32 = 16;
 /// Rows of activations of a block of matmul.
 const MATMUL_COLUMNS: u32 = 64;
 /// Matrix blocks of a stage of matmul.
-const MATMUL_CHUNK: u32 = 2;
-/// Stages of matmul.
-const MATMUL_STAGES: u32 = 4;
+const MATMUL_CHUNK: u32 = 4;
 /// Tiles of a warp of matmul.
 const MATMUL_TILES: u32 = 2;
 /// Most warps of a block of matmul.
@@ -118,7 +116,7 @@ fn float_shape(args: &MatrixArgs) -> Shape {
     }
 }
 
-/// `MatvecPlan` in `kernels/matvec.cu`.
+/// `MatvecPlan` in `kernels/matvec.h`.
 fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
     // The kernel is there for 1, 2, 4 and 8 rows.
     let rows = args.rows.next_power_of_two();
@@ -145,7 +143,7 @@ fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     }
 }
 
-/// The constants of `kernels/matmul.cu`.
+/// `MatmulPlan` in `kernels/matmul.h`.
 fn matmul_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
     let columns = args.rows.div_ceil(MATMUL_COLUMNS);
     // Fewer tiles a block where the multiprocessors would not all have one.
@@ -154,12 +152,14 @@ fn matmul_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     while warps > 2 && blocks(warps) < 2 * device.multiprocessors {
         warps /= 2;
     }
-    let tiles = MATMUL_TILES * warps * qtype.tile_block_bytes() as u32;
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    let stages = if block_bytes < 400 { 3 } else { 2 };
+    let tiles = MATMUL_TILES * warps * block_bytes;
     let activations = (MATMUL_COLUMNS * 32 + 32) + MATMUL_COLUMNS * 4;
     Shape {
         // Blocks that read the same tiles are neighbours.
         grid: [columns, args.n_tiles.div_ceil(MATMUL_TILES * warps), 1],
         threads: 32 * warps,
-        shared: MATMUL_STAGES * MATMUL_CHUNK * (tiles + activations),
+        shared: stages * MATMUL_CHUNK * (tiles + activations),
     }
 }
