@@ -69,9 +69,7 @@ const MATVEC_RING: u32 = 16;
 /// Rows of activations of a block of matmul.
 const MATMUL_COLUMNS: u32 = 64;
 /// Matrix blocks of a stage of matmul.
-const MATMUL_CHUNK: u32 = 2;
-/// Stages of matmul.
-const MATMUL_STAGES: u32 = 4;
+const MATMUL_CHUNK: u32 = 4;
 /// Tiles of a warp of matmul.
 const MATMUL_TILES: u32 = 2;
 /// Most warps of a block of matmul.
@@ -118,20 +116,22 @@ fn float_shape(args: &MatrixArgs) -> Shape {
     }
 }
 
-/// `MatvecPlan` in `kernels/matvec.cu`.
+/// `MatvecPlan` in `kernels/matvec.h`.
 fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
     // The kernel is there for 1, 2, 4 and 8 rows.
     let rows = args.rows.next_power_of_two();
     let columns = rows * if qtype == QuantType::Q4H { 2 } else { 1 };
-    // Matrix blocks that a producing warp hands over at once.
-    let item = match columns {
-        4 => 4,
-        8 => 2,
-        n => (8 / n).max(1),
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    // Matrix blocks that a producing warp hands over at once, and buffers for what it hands over.
+    let item = if columns > 8 { 4 } else { 8 };
+    let buffers = match columns {
+        1 => 2,
+        2 if block_bytes < 300 => 2,
+        _ => 1,
     };
     let producers = MATVEC_THREADS / 32 - rows.div_ceil(2);
-    let results = 2 * item * columns * MATVEC_COLUMN;
-    let ring = MATVEC_RING * qtype.tile_block_bytes() as u32;
+    let results = buffers * item * columns * MATVEC_COLUMN;
+    let ring = MATVEC_RING * block_bytes;
     Shape {
         grid: [
             args.n_tiles.min(device.multiprocessors * MATVEC_BLOCKS),
@@ -143,7 +143,7 @@ fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     }
 }
 
-/// The constants of `kernels/matmul.cu`.
+/// `MatmulPlan` in `kernels/matmul.h`.
 fn matmul_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
     let columns = args.rows.div_ceil(MATMUL_COLUMNS);
     // Fewer tiles a block where the multiprocessors would not all have one.
@@ -152,12 +152,14 @@ fn matmul_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     while warps > 2 && blocks(warps) < 2 * device.multiprocessors {
         warps /= 2;
     }
-    let tiles = MATMUL_TILES * warps * qtype.tile_block_bytes() as u32;
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    let stages = if block_bytes < 400 { 3 } else { 2 };
+    let tiles = MATMUL_TILES * warps * block_bytes;
     let activations = (MATMUL_COLUMNS * 32 + 32) + MATMUL_COLUMNS * 4;
     Shape {
         // Blocks that read the same tiles are neighbours.
         grid: [columns, args.n_tiles.div_ceil(MATMUL_TILES * warps), 1],
         threads: 32 * warps,
-        shared: MATMUL_STAGES * MATMUL_CHUNK * (tiles + activations),
+        shared: stages * MATMUL_CHUNK * (tiles + activations),
     }
 }

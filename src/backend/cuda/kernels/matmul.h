@@ -4,7 +4,7 @@
 // fragments, once, and for each 8 columns the integer sums of both tiles by one `mma` each; every sum then enters its chain,
 // acc = fma(f32(sum), f32(block scale) * d, acc), in a register. These three float operations a sum are what bounds it.
 //
-// Stages of two blocks come by `cp.async` into shared memory: tiles as they are, codes as [block][column][32], where a quarter
+// Stages of four blocks come by `cp.async` into shared memory: tiles as they are, codes as [block][column][32], where a quarter
 // of a warp reads 128 bytes in a row, scales as [block][column].
 #pragma once
 #include "matrix.h"
@@ -12,10 +12,9 @@
 // `matmul_shape` in args/matrix.rs has the same.
 #define MATMUL_COLUMNS 64u
 #define MATMUL_TILES 2u
-#define MATMUL_CHUNK 2u
-#define MATMUL_STAGES 4u
+#define MATMUL_CHUNK 4u
 
-// Bytes of a stage's codes of one block: 32 more than it has, so that copies of the blocks of a column hit different banks.
+// Bytes of a stage's codes of one block: 32 more than it has, so that copies of a column's blocks hit different banks.
 #define CODES_BYTES (MATMUL_COLUMNS * BLOCK + 32)
 #define SCALES_BYTES (MATMUL_COLUMNS * 4)
 #define ACTIVATIONS_BYTES (MATMUL_CHUNK * (CODES_BYTES + SCALES_BYTES))
@@ -35,7 +34,9 @@ template <class T> struct MatmulPlan {
     TILE_BYTES = MATMUL_CHUNK * T::BLOCK_BYTES,
     FRAGMENTS = MATMUL_COLUMNS / 8,
     // Pieces of 16 bytes of a tile's stage.
-    PIECES = TILE_BYTES / 16
+    PIECES = TILE_BYTES / 16,
+    // More do not fit into the shared memory that every device has.
+    STAGES = T::BLOCK_BYTES < 400 ? 3 : 2
   };
 };
 
@@ -87,8 +88,7 @@ DEVICE void multiply(const MatmulAt &at, u32 half_turn, const u8 *stage, u32 blo
 #pragma unroll
     for (u32 half = 0; half < T::HALVES; half++) {
       bytes[half] = *reinterpret_cast<const u16 *>(from + 16 * half + 2 * g);
-      scales[i][half][0] = T::scale(bytes[half] & 0xff);
-      scales[i][half][1] = T::scale(bytes[half] >> 8);
+      T::scales(bytes[half], scales[i][half]);
     }
     T::exact(T::load(from, g, t), bytes, t, half_turn, a[i]);
   }
@@ -96,8 +96,8 @@ DEVICE void multiply(const MatmulAt &at, u32 half_turn, const u8 *stage, u32 blo
   const u8 *const ds = stage + MATMUL_CHUNK * CODES_BYTES + block * SCALES_BYTES + 8 * t;
 #pragma unroll
   for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
-    // Columns that there are not cost nothing, by eights.
-    if (8 * n >= at.columns) break;
+    // Columns that there are not cost nothing, by sixteens.
+    if (n % 2 == 0 && 8 * n >= at.columns) break;
     const uint2 words = *reinterpret_cast<const uint2 *>(codes + 8 * n * BLOCK);
     const float2 d = *reinterpret_cast<const float2 *>(ds + 32 * n);
 #pragma unroll
@@ -164,18 +164,18 @@ template <class T> DEVICE void matmul(const MatrixArgs &args, u8 *shared) {
     }
   }
   const u32 bytes = matmul_stage_bytes<T>(), chunks = (args.n_blocks + MATMUL_CHUNK - 1) / MATMUL_CHUNK;
-  for (u32 i = 0; i < MATMUL_STAGES - 1; i++) {
+  for (u32 i = 0; i < MatmulPlan<T>::STAGES - 1; i++) {
     if (i < chunks) start_stage<T>(args, at, blocks0, blocks1, shared + i * bytes, i * MATMUL_CHUNK);
     cp_async_commit();
   }
   for (u32 chunk = 0; chunk < chunks; chunk++) {
-    cp_async_wait<MATMUL_STAGES - 2>();
+    cp_async_wait<MatmulPlan<T>::STAGES - 2>();
     // This chunk is there for all, and all are done with the one before it, whose stage is the next to be filled.
     __syncthreads();
-    const u32 ahead = chunk + MATMUL_STAGES - 1;
-    if (ahead < chunks) start_stage<T>(args, at, blocks0, blocks1, shared + ahead % MATMUL_STAGES * bytes, ahead * MATMUL_CHUNK);
+    const u32 ahead = chunk + MatmulPlan<T>::STAGES - 1;
+    if (ahead < chunks) start_stage<T>(args, at, blocks0, blocks1, shared + ahead % MatmulPlan<T>::STAGES * bytes, ahead * MATMUL_CHUNK);
     cp_async_commit();
-    const u8 *const stage = shared + chunk % MATMUL_STAGES * bytes;
+    const u8 *const stage = shared + chunk % MatmulPlan<T>::STAGES * bytes;
 #pragma unroll 1
     for (u32 block = 0; block < MATMUL_CHUNK; block++) {
       if (chunk * MATMUL_CHUNK + block < args.n_blocks) multiply<T>(at, args.half_turn, stage, block, acc);

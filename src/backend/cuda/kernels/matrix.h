@@ -15,8 +15,12 @@
 #define SUM_BITS 0x4b400000
 #define SUM_FLOAT 12582912.0f
 
-// A byte with its sign as a float: exact, without a conversion.
-DEVICE float signed_byte(u32 byte) { return __uint_as_float(0x4b000000u | (byte ^ 0x80u)) - (8388608.0f + 128.0f); }
+// Two bytes with their signs as floats: exact, without a conversion.
+DEVICE void signed_bytes(u32 bytes, float to[2]) {
+  const u32 unsigned_bytes = bytes ^ 0x8080u;
+  to[0] = __uint_as_float(prmt(unsigned_bytes, 0x4b000000u, 0x7650)) - (8388608.0f + 128.0f);
+  to[1] = __uint_as_float(prmt(unsigned_bytes, 0x4b000000u, 0x7651)) - (8388608.0f + 128.0f);
+}
 
 DEVICE u32 rotate_left(u32 x, u32 n) { return x << n | x >> (32 - n) % 32; }
 

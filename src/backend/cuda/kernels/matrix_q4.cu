@@ -57,10 +57,11 @@ template <u32 Halves> struct Q4Type {
     b[1] &= mask;
   }
 
-  // A sum of `quick` (`SUM_FLOAT` more than it) as it is with values: `codes` is the sum of the activations' codes. Exact.
-  DEVICE static float corrected(float sum, u32 scale_byte, float codes) {
-    const float offset = __uint_as_float(0x4b000000u | (scale_byte & 1)) - (8388608.0f + 32.0f);
-    return __fmaf_rn(offset, codes, sum) - SUM_FLOAT;
+  // A sum of `quick` (`SUM_FLOAT` more than it) as it is with values: `codes` is the sum of the activations' codes, `bytes` has
+  // the shift of row 0 or 1 at bit 0 or 8. Every step is exact.
+  DEVICE static float corrected(float sum, u32 bytes, u32 row, float codes) {
+    const float plain = sum + __fmaf_rn(-32.0f, codes, -SUM_FLOAT);
+    return bytes >> 8 * row & 1 ? plain + codes : plain;
   }
 
   // A fragment of values, `a[0]` and `a[1]` from the low nibbles. `scales`: the scale bytes of both rows, for each half.
@@ -78,8 +79,13 @@ template <u32 Halves> struct Q4Type {
     }
   }
 
-  // The block scale of a scale byte, -63 to 63.
-  DEVICE static float scale(u32 byte) { return __uint_as_float(0x4a800000u | (byte & 0xfe)) - (4194304.0f + 64.0f); }
+  // The block scales of both rows, of their bytes: half a byte without its shift is 64 more. The last bit of these floats is
+  // a half.
+  DEVICE static void scales(u32 bytes, float to[2]) {
+    const u32 twice = bytes & 0xfefeu;
+    to[0] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7650)) - (4194304.0f + 64.0f);
+    to[1] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7651)) - (4194304.0f + 64.0f);
+  }
 };
 
 typedef Q4Type<1> Q4;

@@ -41,7 +41,8 @@ struct Q5 {
 
   DEVICE static void exact(const Words &words, const u32 *, u32 t, u32, u32 a[4]) { quick(words, t, 0, a); }
 
-  DEVICE static float scale(u32 byte) { return signed_byte(byte); }
+  // The block scales of both rows, of their bytes.
+  DEVICE static void scales(u32 bytes, float to[2]) { signed_bytes(bytes, to); }
 };
 
 MATVEC(chaski_matvec_q5, Q5)

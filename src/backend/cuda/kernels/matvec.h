@@ -7,7 +7,7 @@
 //               ahead; makes the integer sums by `mma`; leaves (sum, block scale * d) of each row as two floats
 //   consumers   one thread for each row of the tile and of the activations: acc = fma(sum, scale, acc), item after item
 //
-// They hand over W items at a time (a round), one of each producer, in two buffers. The items of all tiles of a block of
+// They hand over W items at a time (a round), one of each producer, in one or two buffers. The items of all tiles of a block of
 // threads are one sequence, so nobody waits at the end of a tile.
 //
 // An `mma` has 8 columns. The activations of a *column* are those of one (block, half, row of activations): with few rows,
@@ -44,12 +44,14 @@ DEVICE void set_empty(u32 buffer) {
 template <class T, u32 Rows> struct MatvecPlan {
   enum : u32 {
     COLUMNS = Rows * T::HALVES,
-    // `mma`s of a block, blocks of a group, groups of an item.
+    // `mma`s of a block, blocks of a group, blocks of an item.
     FRAGMENTS = COLUMNS > 8 ? 2 : 1,
     GROUP = COLUMNS > 8 ? 1 : 8 / COLUMNS,
-    GROUPS = COLUMNS == 4 || COLUMNS == 8 ? 2 : 1,
-    ITEM = GROUP * GROUPS,
+    ITEM = COLUMNS > 8 ? 4 : 8,
+    GROUPS = ITEM / GROUP,
     SLOTS = RING / ITEM,
+    // Of results: one where two would leave a multiprocessor room for fewer blocks of threads.
+    BUFFERS = COLUMNS == 1 || (COLUMNS == 2 && T::BLOCK_BYTES < 300) ? 2 : 1,
     CONSUMERS = (Rows + 1) / 2,
     PRODUCERS = MATVEC_THREADS / 32 - CONSUMERS,
     RESULT_BYTES = ITEM * COLUMNS * COLUMN_BYTES,
@@ -111,35 +113,32 @@ template <class T, u32 Rows> struct Copies {
   }
 };
 
-// What an item's blocks are multiplied with, as a lane needs it.
+// What a group's blocks, from block `first` on, are multiplied with, as a lane needs it.
 template <class T, u32 Rows> struct Activations {
   typedef MatvecPlan<T, Rows> Plan;
   // Codes of column g of each fragment.
-  uint2 codes[Plan::GROUPS][Plan::FRAGMENTS];
+  uint2 codes[Plan::FRAGMENTS];
   // Scales, and sums of codes, of columns 2 t and 2 t + 1.
-  float d[Plan::GROUPS][Plan::FRAGMENTS][2];
-  i32 sums[Plan::GROUPS][Plan::FRAGMENTS][2];
+  float d[Plan::FRAGMENTS][2];
+  i32 sums[Plan::FRAGMENTS][2];
 
   DEVICE void load(const MatrixArgs &args, u32 first, u32 g, u32 t) {
     const u32 last = args.n_blocks - 1, last_row = args.rows - 1;
+    // Where the activations of a column are. Blocks behind the last one, and rows that there are not, get what is there: their
+    // results are left out by the consumers.
+    const auto at = [&](u32 column) {
+      const u32 block = first + column / Plan::COLUMNS, row = column % Rows;
+      return (row < last_row ? row : last_row) * args.n_blocks + (block < last ? block : last);
+    };
 #pragma unroll
-    for (u32 group = 0; group < Plan::GROUPS; group++) {
-      // Where the activations of a column are. Blocks behind the last one, and rows that there are not, get what is there: their
-      // results are left out by the consumers.
-      const auto at = [&](u32 column) {
-        const u32 block = first + group * Plan::GROUP + column / Plan::COLUMNS, row = column % Rows;
-        return (row < last_row ? row : last_row) * args.n_blocks + (block < last ? block : last);
-      };
+    for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
+      const i8 *const words = args.codes + static_cast<u64>(at(8 * n + g)) * BLOCK + 8 * t;
+      codes[n] = *reinterpret_cast<const uint2 *>(words);
 #pragma unroll
-      for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
-        const i8 *const words = args.codes + static_cast<u64>(at(8 * n + g)) * BLOCK + 8 * t;
-        codes[group][n] = *reinterpret_cast<const uint2 *>(words);
-#pragma unroll
-        for (u32 c = 0; c < 2; c++) {
-          const u32 i = at(8 * n + 2 * t + c);
-          d[group][n][c] = args.scales[i];
-          if constexpr (T::CORRECTED) sums[group][n][c] = reinterpret_cast<const i32 *>(args.sums)[i];
-        }
+      for (u32 c = 0; c < 2; c++) {
+        const u32 i = at(8 * n + 2 * t + c);
+        d[n][c] = args.scales[i];
+        if constexpr (T::CORRECTED) sums[n][c] = reinterpret_cast<const i32 *>(args.sums)[i];
       }
     }
   }
@@ -151,61 +150,62 @@ template <class T> DEVICE float codes_sum(i32 both, u32 half) {
   return static_cast<float>(T::HALVES == 1 ? low + high : half == 0 ? low : high);
 }
 
-// The sums and scales of an item's blocks. `ready` is called before the first result is left.
-template <class T, u32 Rows, class Ready>
-DEVICE void make_sums(const u8 *weights, const Activations<T, Rows> &x, u8 *results, u32 g, u32 t, u32 half_turn, Ready ready) {
+// The sums of a group's blocks: of each fragment, columns 2 t and 2 t + 1 of row 2 g, then of row 2 g + 1.
+template <class T, u32 Rows>
+DEVICE void make_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u32 t, u32 half_turn,
+                      i32 (&sums)[MatvecPlan<T, Rows>::FRAGMENTS][4]) {
   typedef MatvecPlan<T, Rows> Plan;
+  u32 b[Plan::FRAGMENTS][2];
 #pragma unroll
-  for (u32 group = 0; group < Plan::GROUPS; group++) {
-    const u8 *const blocks = weights + group * Plan::GROUP * T::BLOCK_BYTES;
-    u32 b[Plan::FRAGMENTS][2];
+  for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
+    T::quick_codes(x.codes[n], b[n]);
+    if constexpr (T::HALVES == 2) T::quick_half((8 * n + g) / Rows % 2, b[n]);
+  }
 #pragma unroll
-    for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
-      T::quick_codes(x.codes[group][n], b[n]);
-      if constexpr (T::HALVES == 2) T::quick_half((8 * n + g) / Rows % 2, b[n]);
-    }
-    i32 sums[Plan::FRAGMENTS][4];
-#pragma unroll
-    for (u32 u = 0; u < Plan::GROUP; u++) {
-      u32 a[4];
-      T::quick(T::load(blocks + u * T::BLOCK_BYTES, g, t), t, half_turn, a);
-#pragma unroll
-      for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
-        i32 products[4];
-        mma_sum(products, a, b[n]);
-#pragma unroll
-        for (u32 c = 0; c < 2; c++) {
-          // A lane's columns are 2 t and 2 t + 1; the block's are `COLUMNS` from `COLUMNS * u` on.
-          if (Plan::GROUP == 1 || u == 0 || (8 * n + 2 * t + c) / Plan::COLUMNS == u) {
-            sums[n][c] = products[c];
-            sums[n][2 + c] = products[2 + c];
-          }
-        }
-      }
-    }
-    if (group == 0) ready();
+  for (u32 u = 0; u < Plan::GROUP; u++) {
+    u32 a[4];
+    T::quick(T::load(blocks + u * T::BLOCK_BYTES, g, t), t, half_turn, a);
 #pragma unroll
     for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
+      i32 products[4];
+      mma_sum(products, a, b[n]);
 #pragma unroll
       for (u32 c = 0; c < 2; c++) {
-        const u32 column = 8 * n + 2 * t + c, half = T::HALVES == 1 ? 0 : column / Rows % 2;
-        const u8 *const block = blocks + column / Plan::COLUMNS * T::BLOCK_BYTES;
-        const u32 bytes = *reinterpret_cast<const u16 *>(block + 16 * half + 2 * g);
-        float pairs[4];
-#pragma unroll
-        for (u32 row = 0; row < 2; row++) {
-          const u32 byte = bytes >> 8 * row & 0xff;
-          if constexpr (T::CORRECTED) {
-            const float sum = __uint_as_float(sums[n][2 * row + c]);
-            pairs[2 * row] = T::corrected(sum, byte, codes_sum<T>(x.sums[group][n][c], half));
-          } else {
-            pairs[2 * row] = plain_sum<T>(sums[n][2 * row + c]);
-          }
-          pairs[2 * row + 1] = T::scale(byte) * x.d[group][n][c];
+        // The block's columns are `COLUMNS` from `COLUMNS * u` on.
+        if (Plan::GROUP == 1 || u == 0 || (8 * n + 2 * t + c) / Plan::COLUMNS == u) {
+          sums[n][c] = products[c];
+          sums[n][2 + c] = products[2 + c];
         }
-        u8 *const to = results + (group * Plan::GROUP * Plan::COLUMNS + column) * COLUMN_BYTES + 16 * g;
-        *reinterpret_cast<float4 *>(to) = make_float4(pairs[0], pairs[1], pairs[2], pairs[3]);
       }
+    }
+  }
+}
+
+// Leaves a group's sums, and what each is to be scaled with.
+template <class T, u32 Rows>
+DEVICE void put_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u32 t,
+                     const i32 (&sums)[MatvecPlan<T, Rows>::FRAGMENTS][4], u8 *results) {
+  typedef MatvecPlan<T, Rows> Plan;
+#pragma unroll
+  for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
+#pragma unroll
+    for (u32 c = 0; c < 2; c++) {
+      const u32 column = 8 * n + 2 * t + c, half = T::HALVES == 1 ? 0 : column / Rows % 2;
+      const u8 *const block = blocks + column / Plan::COLUMNS * T::BLOCK_BYTES;
+      const u32 bytes = *reinterpret_cast<const u16 *>(block + 16 * half + 2 * g);
+      float scales[2], pairs[4];
+      T::scales(bytes, scales);
+#pragma unroll
+      for (u32 row = 0; row < 2; row++) {
+        if constexpr (T::CORRECTED) {
+          const float sum = __uint_as_float(sums[n][2 * row + c]);
+          pairs[2 * row] = T::corrected(sum, bytes, row, codes_sum<T>(x.sums[n][c], half));
+        } else {
+          pairs[2 * row] = plain_sum<T>(sums[n][2 * row + c]);
+        }
+        pairs[2 * row + 1] = scales[row] * x.d[n][c];
+      }
+      *reinterpret_cast<float4 *>(results + column * COLUMN_BYTES + 16 * g) = make_float4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }
 }
@@ -228,16 +228,22 @@ template <class T, u32 Rows> DEVICE void produce(const MatrixArgs &args, u8 *res
     ahead.start(args, padded);
     cp_async_wait<Plan::SLOTS - 1>();
     __syncwarp(FULL);
-    const u32 buffer = round % 2;
-    const auto ready = [&] {
-      if (round >= 2) wait_empty(buffer);
-    };
+    const u32 buffer = round % Plan::BUFFERS;
     if (mine) {
-      const u8 *const weights = ring + round % Plan::SLOTS * Plan::ITEM_BYTES;
+      const u8 *const blocks = ring + round % Plan::SLOTS * Plan::ITEM_BYTES;
       u8 *const to = results + (buffer * Plan::PRODUCERS + warp) * Plan::RESULT_BYTES;
-      make_sums<T, Rows>(weights, x, to, g, t, args.half_turn, ready);
-    } else {
-      ready();
+#pragma unroll
+      for (u32 group = 0; group < Plan::GROUPS; group++) {
+        const Activations<T, Rows> these = x;
+        if (group + 1 < Plan::GROUPS) x.load(args, now.block + (group + 1) * Plan::GROUP, g, t);
+        const u8 *const from = blocks + group * Plan::GROUP * T::BLOCK_BYTES;
+        i32 sums[Plan::FRAGMENTS][4];
+        make_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
+        if (group == 0 && round >= Plan::BUFFERS) wait_empty(buffer);
+        put_sums<T, Rows>(from, these, g, t, sums, to + group * Plan::GROUP * Plan::COLUMNS * COLUMN_BYTES);
+      }
+    } else if (round >= Plan::BUFFERS) {
+      wait_empty(buffer);
     }
     set_full(buffer);
     now.skip(Plan::PRODUCERS * Plan::ITEM, padded);
@@ -284,29 +290,31 @@ struct Output {
 
 template <class T, u32 Rows> DEVICE void consume(const MatrixArgs &args, const u8 *results, u32 items, u32 rounds, u32 thread) {
   typedef MatvecPlan<T, Rows> Plan;
-  constexpr u32 STEPS = Plan::ITEM * T::HALVES, STEP_BYTES = Rows * COLUMN_BYTES;
+  constexpr u32 STEPS = 8, STEP_BYTES = Rows * COLUMN_BYTES;
   const u32 lane = thread % TILE_ROWS, row = thread / TILE_ROWS;
   results += (row < Rows ? row : Rows - 1) * COLUMN_BYTES + 8 * lane;
   u32 tile = blockIdx.x, item = 0;
   Output output = Output::of(args, tile, lane, row);
   float acc = 0.0f;
   for (u32 round = 0; round < rounds; round++) {
-    const u32 buffer = round % 2;
+    const u32 buffer = round % Plan::BUFFERS;
     wait_full(buffer);
     const u8 *from = results + buffer * Plan::PRODUCERS * Plan::RESULT_BYTES;
     for (u32 w = 0; w < Plan::PRODUCERS && tile < args.n_tiles; w++, from += Plan::RESULT_BYTES) {
-      const u32 steps = (args.n_blocks - item * Plan::ITEM) * T::HALVES;
-      if (steps >= STEPS) {
+      const u32 left = args.n_blocks - item * Plan::ITEM, steps = (left < Plan::ITEM ? left : Plan::ITEM) * T::HALVES;
+      const u8 *at = from;
+      u32 done = 0;
+      for (; done + STEPS <= steps; done += STEPS, at += STEPS * STEP_BYTES) {
         float2 pairs[STEPS];
 #pragma unroll
-        for (u32 i = 0; i < STEPS; i++) pairs[i] = *reinterpret_cast<const float2 *>(from + i * STEP_BYTES);
+        for (u32 i = 0; i < STEPS; i++) pairs[i] = *reinterpret_cast<const float2 *>(at + i * STEP_BYTES);
 #pragma unroll
         for (u32 i = 0; i < STEPS; i++) acc = __fmaf_rn(pairs[i].x, pairs[i].y, acc);
-      } else {
-        for (u32 i = 0; i < steps; i++) {
-          const float2 pair = *reinterpret_cast<const float2 *>(from + i * STEP_BYTES);
-          acc = __fmaf_rn(pair.x, pair.y, acc);
-        }
+      }
+#pragma unroll 1
+      for (; done < steps; done++, at += STEP_BYTES) {
+        const float2 pair = *reinterpret_cast<const float2 *>(at);
+        acc = __fmaf_rn(pair.x, pair.y, acc);
       }
       if (++item == items) {
         output.put(acc);
@@ -316,7 +324,7 @@ template <class T, u32 Rows> DEVICE void consume(const MatrixArgs &args, const u
         output = Output::of(args, tile, lane, row);
       }
     }
-    if (round + 2 < rounds) set_empty(buffer);
+    if (round + Plan::BUFFERS < rounds) set_empty(buffer);
   }
 }
 
@@ -325,7 +333,7 @@ template <class T, u32 Rows> DEVICE void matvec_rows(const MatrixArgs &args, u8 
   const u32 items = (args.n_blocks + Plan::ITEM - 1) / Plan::ITEM;
   const u32 tiles = (args.n_tiles - blockIdx.x + gridDim.x - 1) / gridDim.x;
   const u32 rounds = (tiles * items + Plan::PRODUCERS - 1) / Plan::PRODUCERS, warp = threadIdx.x / 32;
-  u8 *const ring = shared + 2 * Plan::PRODUCERS * Plan::RESULT_BYTES;
+  u8 *const ring = shared + Plan::BUFFERS * Plan::PRODUCERS * Plan::RESULT_BYTES;
   if (warp < Plan::PRODUCERS) {
     produce<T, Rows>(args, shared, ring, items * Plan::ITEM, rounds, warp);
   } else {
