@@ -291,31 +291,29 @@ fn groups<const H: usize, const T: usize>(
     offset: i16,
     ahead: [&[u8]; T],
 ) {
-    let n_groups = out[0].len().div_ceil(PANEL_ROWS * TILE_ROWS).max(1);
-    let mut fetched = 0;
+    let n_rows = out[0].len() / TILE_ROWS;
+    let n_groups = n_rows.div_ceil(PANEL_ROWS).max(1);
     let step = |ahead: &[u8]| ahead.len().div_ceil(n_groups).next_multiple_of(64).max(64);
-    for from in (0..out[0].len()).step_by(PANEL_ROWS * TILE_ROWS) {
-        let n = PANEL_ROWS.min(out[0].len() / TILE_ROWS - from / TILE_ROWS);
-        for ahead in ahead {
-            let step = step(ahead);
-            let (from, to) = (step * fetched, step * (fetched + 1));
-            fetch_ahead(&ahead[from.min(ahead.len())..to.min(ahead.len())]);
+    let mut ahead = ahead.map(|ahead| ahead.chunks(step(ahead)));
+    let mut from = 0;
+    while from < n_rows {
+        for ahead in &mut ahead {
+            fetch_ahead(ahead.next().unwrap_or_default());
         }
-        fetched += 1;
+        let n = PANEL_ROWS.min(n_rows - from);
         match n {
             1 => group::<H, T, 1>(panels, run, x, t, from, &mut out, offset),
             2 => group::<H, T, 2>(panels, run, x, t, from, &mut out, offset),
             3 => group::<H, T, 3>(panels, run, x, t, from, &mut out, offset),
-            4 => group::<H, T, 4>(panels, run, x, t, from, &mut out, offset),
-            5 => group::<H, T, 5>(panels, run, x, t, from, &mut out, offset),
             _ => group::<H, T, PANEL_ROWS>(panels, run, x, t, from, &mut out, offset),
         }
         t += n;
+        from += n;
     }
 }
 
 /// Panels of `T` tiles times rows `t..t + N`. `run`: their first block, how many they have, and the row scales
-/// where it is the last one. `out`: from `from` on `[N, 16]` of each tile, the sums of the blocks before.
+/// where it is the last one. `out`: `[rows, 16]` of each tile, from row `from` on the sums of the blocks before.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn group<const H: usize, const T: usize, const N: usize>(
@@ -337,15 +335,18 @@ fn group<const H: usize, const T: usize, const N: usize>(
             _ => [0, offset],
         });
         for i in 0..N {
-            let sums = load_pairs_padded(&x.sums(t + i)[first..first + n_blocks]);
+            let sums = load_pairs_padded(rows.row_sums(i));
             store_i32x16(&mut corrections[h][i], _mm512_madd_epi16(sums, offset));
         }
     }
     let mut acc = [[_mm512_setzero_ps(); N]; T];
     if first > 0 {
         for p in 0..T {
+            let out = out[p].as_chunks::<TILE_ROWS>().0[from..]
+                .first_chunk::<N>()
+                .expect("N rows");
             for i in 0..N {
-                acc[p][i] = load_f32x16(&out[p][from..], i * TILE_ROWS);
+                acc[p][i] = load_f32x16(&out[i], 0);
             }
         }
     }
@@ -370,9 +371,12 @@ fn group<const H: usize, const T: usize, const N: usize>(
         }
     }
     for p in 0..T {
+        let out = out[p].as_chunks_mut::<TILE_ROWS>().0[from..]
+            .first_chunk_mut::<N>()
+            .expect("N rows");
         for i in 0..N {
             let sum = last[p].map_or(acc[p][i], |scales| _mm512_mul_ps(acc[p][i], scales));
-            store_f32x16(&mut out[p][from..], i * TILE_ROWS, sum);
+            store_f32x16(&mut out[i], 0, sum);
         }
     }
 }
