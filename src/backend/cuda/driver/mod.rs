@@ -44,7 +44,7 @@ struct Driver {
     staging: Mutex<Staging>,
     functions: Vec<Function>,
     // The functions' code. Dropped after them.
-    _module: Module,
+    _modules: Vec<Module>,
 }
 
 /// A kernel.
@@ -105,37 +105,47 @@ pub fn open() -> Result<Opened, CudaError> {
     let context = Context::retain(device).map_err(failed("making a context"))?;
     let stream = Stream::new(context).map_err(failed("making a stream"))?;
     let stream = Arc::new(stream);
-    let refused = |e: DriverError| CudaError::Kernels {
-        message: match ptx::TEXT {
-            "" => format!("this version of chaski has none yet ({})", told(e)),
-            _ => told(e),
-        },
-    };
-    let module = Module::load(&stream, ptx::TEXT).map_err(refused)?;
-    let mut functions = Vec::with_capacity(Kernel::ALL.len());
-    for kernel in Kernel::ALL {
-        let entry = CString::new(kernel.entry()).unwrap_or_default();
-        let function = module.function(entry).map_err(|e| CudaError::Kernels {
-            message: format!("`{}`: {}", kernel.entry(), told(e)),
-        })?;
-        functions.push(Function {
-            kernel,
-            function,
-            shared: AtomicU32::new(PLAIN_SHARED),
-        });
-    }
+    let (modules, functions) = load(&stream)?;
     let staging = Staging::new(&stream).map_err(failed("allocating host memory for copies"))?;
     let device = Driver {
         info,
         stream,
         staging: Mutex::new(staging),
         functions,
-        _module: module,
+        _modules: modules,
     };
     Ok(Opened {
         device: Box::new(device),
         n_devices,
     })
+}
+
+/// The kernels, compiled for the device, and the code that they are in.
+fn load(stream: &Arc<Stream>) -> Result<(Vec<Module>, Vec<Function>), CudaError> {
+    let refused = |what: &str, e: DriverError| CudaError::Kernels {
+        message: format!("`{what}`: {}", told(e)),
+    };
+    let mut modules = Vec::with_capacity(ptx::MODULES.len());
+    for (name, text) in ptx::MODULES {
+        modules.push(Module::load(stream, text).map_err(|e| refused(name, e))?);
+    }
+    let mut functions = Vec::with_capacity(Kernel::ALL.len());
+    for kernel in Kernel::ALL {
+        let name = kernel.entry();
+        let entry = CString::new(name).unwrap_or_default();
+        let at = ptx::MODULES
+            .iter()
+            .position(|(_, text)| ptx::has_entry(text, name));
+        // A test has it that each kernel is in one of them.
+        let module = &modules[at.unwrap_or(0)];
+        let function = module.function(entry).map_err(|e| refused(name, e))?;
+        functions.push(Function {
+            kernel,
+            function,
+            shared: AtomicU32::new(PLAIN_SHARED),
+        });
+    }
+    Ok((modules, functions))
 }
 
 /// Whether the driver has all that is called of it.
