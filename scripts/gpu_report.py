@@ -12,7 +12,7 @@ import sys
 import time
 
 # Multiply-adds of signed bytes a clock and multiprocessor by `mma`, dense, from NVIDIA's tables of peaks; others are not told.
-INT8_MACS = {(8, 0): 2048, (8, 6): 1024, (8, 7): 1024, (8, 9): 1024, (9, 0): 4096, (12, 0): 1024}
+INT8_MACS = {(8, 0): 2048, (8, 6): 1024, (8, 7): 2048, (8, 9): 1024, (9, 0): 4096, (12, 0): 1024}
 # Of f32, `fma`.
 F32_FMAS = {(8, 0): 64, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 128, (10, 0): 128, (12, 0): 128}
 
@@ -96,7 +96,7 @@ def table(folder):
     print(f"memory {card['memory_gb_per_s']:.0f} GB/s by its clock; int8 {card['int8_tops']:.0f} TOP/s and f32 "
           f"{card['f32_tflops']:.0f} TFLOP/s at {card['clock_khz'] / 1e6:.2f} GHz (0: not known); link "
           f"{card['to_card_gb_per_s']:.1f} GB/s to the card, {card['from_card_gb_per_s']:.1f} back\n")
-    head = ["model", "ngl", "test", "t/s", "+-", "weights GB/s", "with KV", "of what is read", "of the memory", "TOP/s",
+    head = ["model", "ngl", "test", "t/s", "+-", "weights GB/s", "with KV", "of the probe", "of the memory", "TOP/s",
             "of int8", "copied GB/s", "of the link"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for path in sorted(glob.glob(os.path.join(folder, "*.bench.json"))):

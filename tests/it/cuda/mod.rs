@@ -11,6 +11,7 @@ mod kernels;
 mod memory;
 mod ptx;
 mod real;
+mod scripts;
 
 use std::sync::Arc;
 

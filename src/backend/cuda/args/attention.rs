@@ -151,8 +151,8 @@ args! {
         pub q_stride: u32,
         /// The factor of the scores.
         pub scale: f32,
-        /// Not used.
-        pub pad: u32,
+        /// Query heads of a block of threads: 1, 4 or, up to 128 elements, 8; set by [`shape`](Self::shape).
+        pub heads: u32,
     }
 }
 
@@ -164,27 +164,27 @@ const SLOT_RING: u32 = 4 * 2048;
 const SLOT_HEADS: u32 = 8;
 
 impl AttendArgs {
-    /// Query heads that go through a span together.
-    const fn heads(&self) -> u32 {
+    /// A block of threads for each of up to `slots` slots and some query heads of a KV head, on a device of so many
+    /// multiprocessors; sets `heads`. `n_heads` <= 65535.
+    pub fn shape(&mut self, slots: u32, multiprocessors: u32) -> Shape {
         let group = self.n_heads / self.pool.n_kv_heads;
-        if group > 4 && self.head_dim <= 128 {
+        // Keys and values are read once for all heads of a block. But where most multiprocessors have no block, reading
+        // them several times over costs less than going through several heads.
+        self.heads = if slots * self.n_heads <= multiprocessors / 2 {
+            1
+        } else if group > 4 && self.head_dim <= 128 {
             SLOT_HEADS
         } else {
             4
-        }
-    }
-
-    /// A block of threads for each of up to `slots` slots and each KV head. `n_kv_heads` <= 65535.
-    pub const fn shape(&self, slots: u32) -> Shape {
-        let heads = self.heads();
+        };
         // Of each tile and head: the two weights of its merge, and l; of each head m.
         let merges = (3 * SPAN_TILES + 1) * SLOT_HEADS;
         let scales = SPAN_TILES * KV_TILE as u32;
-        let (queries, weights) = (heads * self.head_dim, heads * KV_SPAN as u32);
+        let (queries, weights) = (self.heads * self.head_dim, self.heads * KV_SPAN as u32);
         let shared = SPAN_TILES * SLOT_RING + 4 * (merges + scales + queries + weights);
         assert!(shared <= MAX_SHARED, "more than MAX_HEAD_DIM");
         Shape {
-            grid: [slots, self.pool.n_kv_heads, 1],
+            grid: [slots, self.pool.n_kv_heads * group.div_ceil(self.heads), 1],
             threads: 32 * SPAN_TILES,
             shared,
         }

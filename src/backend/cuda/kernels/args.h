@@ -55,7 +55,7 @@ struct AttendArgs {
   u32 head_dim;
   u32 q_stride;
   float scale;
-  u32 pad;
+  u32 heads;
 };
 
 struct AttendMergeArgs {

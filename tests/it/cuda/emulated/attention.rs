@@ -139,7 +139,7 @@ fn a_few_rows_attend_as_defined() {
         let (n_slots, n_heads) = (slots.len(), drawn.n_heads());
         // A grid of more blocks than there are slots, whose places nobody may read or write.
         let most = n_slots.next_power_of_two() + random.of(&[0, 1, 3]);
-        let args = AttendArgs {
+        let mut args = AttendArgs {
             q: drawn.q(&mut case, random, n_rows),
             states: case.room("states", 4 * n_slots * n_heads * (drawn.head_dim + 2)),
             pool: drawn.pool(&mut case, random, &rows),
@@ -150,9 +150,10 @@ fn a_few_rows_attend_as_defined() {
             head_dim: drawn.head_dim as u32,
             q_stride: drawn.q_stride as u32,
             scale: drawn.scale(),
-            pad: 0,
+            heads: 0,
         };
-        let shape = args.shape(most as u32);
+        // A device that has room for a block for each head, or not.
+        let shape = args.shape(most as u32, random.of(&[1, 1, 1000]));
         let launch = Launch::new(Kernel::Attend(drawn.kv_type), shape, &args);
         let what = format!("seed {seed}: {:?}, {rows:?}, {args:?}", drawn.kv_type);
         case.check(&launch, &what);
@@ -291,7 +292,7 @@ fn blocks_of_rows_and_spans_agree() {
             .for_each(|n| *n += 1);
     }
     let n_slots = slots.len() / 2;
-    let args = AttendArgs {
+    let mut args = AttendArgs {
         q: drawn.q(&mut case, random, 6),
         states: case.room("states", 4 * n_slots * 8 * 66),
         pool: drawn.pool(&mut case, random, &rows),
@@ -302,8 +303,9 @@ fn blocks_of_rows_and_spans_agree() {
         head_dim: 64,
         q_stride: 512,
         scale: drawn.scale(),
-        pad: 0,
+        heads: 0,
     };
+    let of_slots = args.shape(n_slots as u32, 1);
     let of_rows = AttendRowsArgs {
         q: args.q,
         out: case.room("out of rows", 4 * 6 * 512),
@@ -326,11 +328,7 @@ fn blocks_of_rows_and_spans_agree() {
         pad: 0,
     };
     for launch in [
-        Launch::new(
-            Kernel::Attend(KvType::F16),
-            args.shape(n_slots as u32),
-            &args,
-        ),
+        Launch::new(Kernel::Attend(KvType::F16), of_slots, &args),
         Launch::new(Kernel::AttendMerge, merged.shape(6), &merged),
         Launch::new(Kernel::AttendRows(KvType::F16), of_rows.shape(1), &of_rows),
     ] {
@@ -353,7 +351,7 @@ fn every_head_and_group_fits_into_shared_memory() {
                 n_kv_heads: 1,
                 ..PoolArgs::default()
             };
-            let slots = AttendArgs {
+            let mut slots = AttendArgs {
                 pool,
                 n_heads: group,
                 head_dim,
@@ -365,7 +363,7 @@ fn every_head_and_group_fits_into_shared_memory() {
                 head_dim,
                 ..AttendRowsArgs::default()
             };
-            for (kernel, shape) in [("attend", slots.shape(1)), ("rows", rows.shape(1))] {
+            for (kernel, shape) in [("attend", slots.shape(1, 1)), ("rows", rows.shape(1))] {
                 assert!(
                     shape.threads == 128 || shape.threads == 256,
                     "{kernel}: {shape:?}"

@@ -1,6 +1,7 @@
 //! The kernels' source, run by an emulation, against what each is to compute by definition: equal bit for bit. On a machine
 //! with a GPU the same launches run there, too.
 
+mod attention;
 mod elementwise;
 mod gpu;
 mod library;

@@ -1,14 +1,15 @@
 // A few rows' attention within spans of 512 positions: decode.
 //
-// A block of threads takes a slot (a row and a span) and a KV head, a warp one of the span's eight tiles. The warp
-// streams the tile's keys and then its values through a ring of four pieces in shared memory, so that 48 KiB of a block
-// are on their way at any time, and every byte is read once for up to eight query heads:
+// A block of threads takes a slot (a row and a span) and 1, 4 or 8 query heads of a KV head, a warp one of the span's eight
+// tiles. The warp streams the tile's keys and then its values through a ring of four pieces in shared memory, so that
+// 48 KiB of a block are on their way at any time, and every byte is read once for up to eight heads:
 //
 //   scores   a lane has two positions and every head; two chains of `fma` over the channels for each head
 //   softmax  the warp's lanes exchange what they have; the weights go to shared memory
 //   values   a lane has pairs of channels and every head; a chain over the positions for each
 //
 // What the warps found lies then where their rings were, and the block merges it in the order of the tiles.
+#pragma once
 #include "attend.h"
 
 // Bytes of a piece and pieces of a ring.
@@ -221,6 +222,18 @@ DEVICE void attend_tile(const AttendArgs &args, const AttendShared &shared, Tile
     }
 }
 
+// The same for any `head_dim`.
+template <class Kv, u32 HEADS>
+DEVICE void attend_heads_of(const AttendArgs &args, const AttendShared &shared, TileStream<Kv> &stream, const u8 *tile, u32 lo, u32 hi,
+                        u32 n) {
+  if (args.head_dim > 128)
+    attend_tile<Kv, HEADS, 4>(args, shared, stream, tile, lo, hi, n);
+  else if (args.head_dim > 64)
+    attend_tile<Kv, HEADS, 2>(args, shared, stream, tile, lo, hi, n);
+  else
+    attend_tile<Kv, HEADS, 1>(args, shared, stream, tile, lo, hi, n);
+}
+
 // The tiles' states, from `first` to before `end`, merged in order; `n` heads go to `states`.
 DEVICE void merge_tiles(const AttendShared &shared, u32 head_dim, u32 first, u32 end, u32 n, float *states) {
   // m of the tiles up to one is their maximum, in whatever order it is found; so all weights are found at once.
@@ -290,12 +303,10 @@ DEVICE void attend_heads(const AttendArgs &args, const SpanWork &work, const flo
   }
   __syncthreads();
   if (lo < hi) {
-    if (head_dim > 128)
-      attend_tile<Kv, 4, 4>(args, shared, stream, tile, lo, hi, n);
-    else if (heads == 4 && head_dim > 64)
-      attend_tile<Kv, 4, 2>(args, shared, stream, tile, lo, hi, n);
+    if (heads == 1)
+      attend_heads_of<Kv, 1>(args, shared, stream, tile, lo, hi, n);
     else if (heads == 4)
-      attend_tile<Kv, 4, 1>(args, shared, stream, tile, lo, hi, n);
+      attend_heads_of<Kv, 4>(args, shared, stream, tile, lo, hi, n);
     else if (head_dim > 64)
       attend_tile<Kv, 8, 2>(args, shared, stream, tile, lo, hi, n);
     else
@@ -317,29 +328,11 @@ template <class Kv> DEVICE void attend(const AttendArgs &args, u8 *memory) {
   work.start = attended_from(row.pos, args.window);
   work.end = row.pos + 1;
   work.table = row.table;
-  work.kv_head = blockIdx.y;
-  const u32 head_dim = args.head_dim, group = args.n_heads / args.pool.n_kv_heads;
-  // As `AttendArgs::heads`.
-  const u32 heads = group > 4 && head_dim <= 128 ? 8 : 4;
-  const float *q = args.q + static_cast<u64>(slot.row) * args.q_stride;
-#pragma unroll 1
-  for (u32 done = 0; done < group; done += heads) {
-    const u32 n = group - done < heads ? group - done : heads, head = blockIdx.y * group + done;
-    float *states = args.states + (static_cast<u64>(blockIdx.x) * args.n_heads + head) * (head_dim + 2);
-    if (done > 0) __syncthreads();
-    attend_heads<Kv>(args, work, q + head * head_dim, heads, n, states, memory);
-  }
-}
-
-KERNEL_BOUNDS(chaski_attend_f32, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvF32>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_f16, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvF16>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_q8, AttendArgs, 256, 2) {
-  SHARED(u8, memory);
-  attend<KvQ8>(args, memory);
+  const u32 head_dim = args.head_dim, heads = args.heads, group = args.n_heads / args.pool.n_kv_heads;
+  const u32 passes = (group + heads - 1) / heads, done = blockIdx.y % passes * heads;
+  work.kv_head = blockIdx.y / passes;
+  const u32 n = group - done < heads ? group - done : heads, head = work.kv_head * group + done;
+  const float *q = args.q + static_cast<u64>(slot.row) * args.q_stride + head * head_dim;
+  float *states = args.states + (static_cast<u64>(blockIdx.x) * args.n_heads + head) * (head_dim + 2);
+  attend_heads<Kv>(args, work, q, heads, n, states, memory);
 }

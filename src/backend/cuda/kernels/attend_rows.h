@@ -14,12 +14,13 @@
 //
 // Positions that a query does not attend to have a weight of -1, which is skipped; tiles where there are none take a
 // loop without that question.
+#pragma once
 #include "attend.h"
 
 #define ROWS_STAGES 4u
-#define ROWS_SET 8u         // queries of a set
-#define ROWS_QUERIES 64u      // of a block
-#define ROWS_SCALES 3u // tiles whose scales are there at once
+#define ROWS_SET 8u       // queries of a set
+#define ROWS_QUERIES 64u  // of a block
+#define ROWS_SCALES 3u    // tiles whose scales are there at once
 
 template <class KvT, u32 LANES_, u32 PAIRS_> struct Rows {
   typedef KvT Kv;
@@ -430,18 +431,4 @@ template <class Kv> DEVICE void attend_rows(const AttendRowsArgs &args, u8 *memo
     attend_block<Rows<Kv, 16, 4>>(args, memory);
   else
     attend_block<Rows<Kv, 32, 4>>(args, memory);
-}
-
-// 128 threads for heads of up to 128 channels, else 256.
-KERNEL_BOUNDS(chaski_attend_rows_f32, AttendRowsArgs, 256, 1) {
-  SHARED(u8, memory);
-  attend_rows<KvF32>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_rows_f16, AttendRowsArgs, 256, 1) {
-  SHARED(u8, memory);
-  attend_rows<KvF16>(args, memory);
-}
-KERNEL_BOUNDS(chaski_attend_rows_q8, AttendRowsArgs, 256, 1) {
-  SHARED(u8, memory);
-  attend_rows<KvQ8>(args, memory);
 }
