@@ -21,9 +21,7 @@ const KV_TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8];
 const HEAD_DIMS: [usize; 14] = [2, 6, 20, 32, 64, 66, 80, 96, 112, 128, 130, 192, 254, 256];
 const WINDOWS: [usize; 7] = [0, 0, 1, 7, 64, 100, 600];
 /// Positions at the borders of tiles and spans.
-const POSITIONS: [usize; 14] = [
-    0, 1, 15, 62, 63, 64, 65, 127, 300, 511, 512, 513, 575, 1100,
-];
+const POSITIONS: [usize; 14] = [0, 1, 15, 62, 63, 64, 65, 127, 300, 511, 512, 513, 575, 1100];
 
 /// What the tests of both kernels begin with.
 struct Drawn {
