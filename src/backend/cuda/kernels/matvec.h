@@ -59,57 +59,48 @@ template <class T, u32 Rows> struct MatvecPlan {
   };
 };
 
-// A place in the sequence of items of a block of threads: a tile, and the first block of an item.
-struct ItemAt {
-  u32 tile;
-  u32 block;
-
-  // Goes `blocks` on, of `padded` ones of each tile. Returns whether the tile is another one.
-  DEVICE bool skip(u32 blocks, u32 padded) {
-    block += blocks;
-    if (block < padded) return false;
-    do {
-      block -= padded;
-      tile += gridDim.x;
-    } while (block >= padded);
-    return true;
-  }
-};
-
-// A producer's copies from the tiles to its ring.
+// A producer's copies from the tiles to its ring. Its items are every `PRODUCERS`th of the sequence.
 template <class T, u32 Rows> struct Copies {
   typedef MatvecPlan<T, Rows> Plan;
-  ItemAt at;
-  // What this lane copies first of the item.
+  // Of the next item: its tile, its first block, and what this lane copies first of it.
+  u32 tile;
+  u32 block;
   const u8 *from;
   SharedAt ring;
-  u32 lane;
   u32 slot;
 
+  // Finds the item at `block`, which may be behind the tile's last one.
   DEVICE void find(const MatrixArgs &args) {
-    if (at.tile < args.n_tiles) {
-      from = tile_at(args, at.tile).bytes + TILE_HEADER + static_cast<u64>(at.block) * T::BLOCK_BYTES + 16 * lane;
+    const u32 padded = (args.n_blocks + Plan::ITEM - 1) / Plan::ITEM * Plan::ITEM;
+    while (block >= padded) {
+      block -= padded;
+      tile += gridDim.x;
     }
+    from = tile_at(args, tile).bytes + TILE_HEADER + static_cast<u64>(block) * T::BLOCK_BYTES + 16 * (threadIdx.x % 32);
   }
 
-  DEVICE void start(const MatrixArgs &args, u32 padded) {
-    if (at.tile < args.n_tiles) {
+  // Starts the copies of the next item, item `i` of `n`, if there is one. Returns its first block.
+  DEVICE u32 start(const MatrixArgs &args, u32 i, u32 n) {
+    const u32 first = block, lane = threadIdx.x % 32;
+    if (i < n) {
       const SharedAt to = ring + slot * Plan::ITEM_BYTES;
-      const u32 left = args.n_blocks - at.block;
+      const u32 blocks = args.n_blocks - block;
       constexpr u32 WHOLE = Plan::ITEM_BYTES / 512, REST = Plan::ITEM_BYTES % 512;
-      if (left >= Plan::ITEM) {
+      if (blocks >= Plan::ITEM) {
 #pragma unroll
-        for (u32 i = 0; i != WHOLE; i++) copy_16(to + 512 * i, from + 512 * i);
+        for (u32 j = 0; j != WHOLE; j++) copy_16(to + 512 * j, from + 512 * j);
         if (16 * lane < REST) copy_16(to + 512 * WHOLE, from + 512 * WHOLE);
       } else {
 #pragma unroll 1
-        for (u32 i = 0; 512 * i + 16 * lane < left * T::BLOCK_BYTES; i++) copy_16(to + 512 * i, from + 512 * i);
+        for (u32 j = 0; 512 * j + 16 * lane < blocks * T::BLOCK_BYTES; j++) copy_16(to + 512 * j, from + 512 * j);
       }
+      block += Plan::PRODUCERS * Plan::ITEM;
+      from += Plan::PRODUCERS * Plan::ITEM_BYTES;
+      if (block >= args.n_blocks && i + 1 < n) find(args);
     }
     cp_async_commit();
     slot = (slot + 1) % Plan::SLOTS;
-    from += Plan::PRODUCERS * Plan::ITEM_BYTES;
-    if (at.skip(Plan::PRODUCERS * Plan::ITEM, padded)) find(args);
+    return first;
   }
 };
 
@@ -161,7 +152,8 @@ DEVICE void make_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u3
     T::quick_codes(x.codes[n], b[n]);
     if constexpr (T::HALVES == 2) T::quick_half((8 * n + g) / Rows % 2, b[n]);
   }
-#pragma unroll
+  // All blocks of a larger type at once would take more registers than there are.
+#pragma unroll (T::BLOCK_BYTES < 300 || Plan::GROUP <= 4 ? Plan::GROUP : 4)
   for (u32 u = 0; u < Plan::GROUP; u++) {
     u32 a[4];
     T::quick(T::load(blocks + u * T::BLOCK_BYTES, g, t), t, half_turn, a);
@@ -210,43 +202,50 @@ DEVICE void put_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u32
   }
 }
 
-template <class T, u32 Rows> DEVICE void produce(const MatrixArgs &args, u8 *results, u8 *ring, u32 padded, u32 rounds, u32 warp) {
+template <class T, u32 Rows>
+DEVICE void produce(const MatrixArgs &args, u8 *results, u8 *ring, u32 items, u32 rounds, u32 warp) {
   typedef MatvecPlan<T, Rows> Plan;
   const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  // In the last round only some have one.
+  const u32 mine = (items + Plan::PRODUCERS - 1 - warp) / Plan::PRODUCERS;
   ring += warp * RING * T::BLOCK_BYTES;
-  ItemAt now = {blockIdx.x, 0};
-  now.skip(warp * Plan::ITEM, padded);
-  Copies<T, Rows> ahead = {now, nullptr, shared_at(ring + 16 * lane), lane, 0};
-  ahead.find(args);
-  for (u32 slot = 0; slot + 1 < Plan::SLOTS; slot++) ahead.start(args, padded);
-  for (u32 round = 0; round < rounds; round++) {
-    const bool mine = now.tile < args.n_tiles;
+  results += warp * Plan::RESULT_BYTES;
+  Copies<T, Rows> ahead = {blockIdx.x, warp * Plan::ITEM, nullptr, shared_at(ring + 16 * lane), 0};
+  if (mine > 0) ahead.find(args);
+  // First blocks of the items that are on their way.
+  u32 firsts[Plan::SLOTS - 1];
+#pragma unroll
+  for (u32 i = 0; i < Plan::SLOTS - 1; i++) firsts[i] = ahead.start(args, i, mine);
+  for (u32 round = 0; round < mine; round++) {
+    const u32 first = firsts[0];
     Activations<T, Rows> x;
-    if (mine) x.load(args, now.block, g, t);
+    x.load(args, first, g, t);
     // Into the slot of the item before this one, which every lane has read.
     __syncwarp(FULL);
-    ahead.start(args, padded);
+#pragma unroll
+    for (u32 i = 0; i + 1 < Plan::SLOTS - 1; i++) firsts[i] = firsts[i + 1];
+    firsts[Plan::SLOTS - 2] = ahead.start(args, round + Plan::SLOTS - 1, mine);
     cp_async_wait<Plan::SLOTS - 1>();
     __syncwarp(FULL);
     const u32 buffer = round % Plan::BUFFERS;
-    if (mine) {
-      const u8 *const blocks = ring + round % Plan::SLOTS * Plan::ITEM_BYTES;
-      u8 *const to = results + (buffer * Plan::PRODUCERS + warp) * Plan::RESULT_BYTES;
+    const u8 *const blocks = ring + round % Plan::SLOTS * Plan::ITEM_BYTES;
+    u8 *const to = results + buffer * Plan::PRODUCERS * Plan::RESULT_BYTES;
 #pragma unroll
-      for (u32 group = 0; group < Plan::GROUPS; group++) {
-        const Activations<T, Rows> these = x;
-        if (group + 1 < Plan::GROUPS) x.load(args, now.block + (group + 1) * Plan::GROUP, g, t);
-        const u8 *const from = blocks + group * Plan::GROUP * T::BLOCK_BYTES;
-        i32 sums[Plan::FRAGMENTS][4];
-        make_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
-        if (group == 0 && round >= Plan::BUFFERS) wait_empty(buffer);
-        put_sums<T, Rows>(from, these, g, t, sums, to + group * Plan::GROUP * Plan::COLUMNS * COLUMN_BYTES);
-      }
-    } else if (round >= Plan::BUFFERS) {
-      wait_empty(buffer);
+    for (u32 group = 0; group < Plan::GROUPS; group++) {
+      const Activations<T, Rows> these = x;
+      if (group + 1 < Plan::GROUPS) x.load(args, first + (group + 1) * Plan::GROUP, g, t);
+      const u8 *const from = blocks + group * Plan::GROUP * T::BLOCK_BYTES;
+      i32 sums[Plan::FRAGMENTS][4];
+      make_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
+      if (group == 0 && round >= Plan::BUFFERS) wait_empty(buffer);
+      put_sums<T, Rows>(from, these, g, t, sums, to + group * Plan::GROUP * Plan::COLUMNS * COLUMN_BYTES);
     }
     set_full(buffer);
-    now.skip(Plan::PRODUCERS * Plan::ITEM, padded);
+  }
+  if (mine < rounds) {
+    const u32 buffer = mine % Plan::BUFFERS;
+    if (mine >= Plan::BUFFERS) wait_empty(buffer);
+    set_full(buffer);
   }
 }
 
@@ -330,12 +329,13 @@ template <class T, u32 Rows> DEVICE void consume(const MatrixArgs &args, const u
 
 template <class T, u32 Rows> DEVICE void matvec_rows(const MatrixArgs &args, u8 *shared) {
   typedef MatvecPlan<T, Rows> Plan;
+  // Of a tile, and of all tiles of this block of threads.
   const u32 items = (args.n_blocks + Plan::ITEM - 1) / Plan::ITEM;
-  const u32 tiles = (args.n_tiles - blockIdx.x + gridDim.x - 1) / gridDim.x;
-  const u32 rounds = (tiles * items + Plan::PRODUCERS - 1) / Plan::PRODUCERS, warp = threadIdx.x / 32;
+  const u32 all_items = (args.n_tiles - blockIdx.x + gridDim.x - 1) / gridDim.x * items;
+  const u32 rounds = (all_items + Plan::PRODUCERS - 1) / Plan::PRODUCERS, warp = threadIdx.x / 32;
   u8 *const ring = shared + Plan::BUFFERS * Plan::PRODUCERS * Plan::RESULT_BYTES;
   if (warp < Plan::PRODUCERS) {
-    produce<T, Rows>(args, shared, ring, items * Plan::ITEM, rounds, warp);
+    produce<T, Rows>(args, shared, ring, all_items, rounds, warp);
   } else {
     consume<T, Rows>(args, shared, items, rounds, threadIdx.x - 32 * Plan::PRODUCERS);
   }

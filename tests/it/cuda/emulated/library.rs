@@ -143,7 +143,17 @@ impl Library {
     ///
     /// What the arguments point to may be written, so the caller holds all regions exclusively.
     pub(in super::super) fn launch(&self, launch: &Launch, seed: u64) -> Result<(), String> {
-        let (shape, entry) = (launch.shape, launch.kernel.entry());
+        self.launch_entry(launch.kernel.entry(), launch, seed)
+    }
+
+    /// The same for an entry that is none of [`Kernel`](chaski::backend::cuda::args::Kernel)'s.
+    pub(in super::super) fn launch_entry(
+        &self,
+        entry: &str,
+        launch: &Launch,
+        seed: u64,
+    ) -> Result<(), String> {
+        let shape = launch.shape;
         if self.args_bytes(entry) != Some(launch.args.len()) {
             return Err(format!(
                 "`{entry}` takes {:?} bytes, not {}",

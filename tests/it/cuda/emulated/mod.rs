@@ -168,6 +168,13 @@ impl Case {
             .map_or(Ok(()), |library| library.launch(launch, seed))
     }
 
+    /// Runs another entry of the emulated library.
+    fn emulate_entry(&self, entry: &str, launch: &Launch, seed: u64) -> Result<(), String> {
+        let _all = lock(&self.memory);
+        let library = self.library.expect("a case that is emulated");
+        library.launch_entry(entry, launch, seed)
+    }
+
     /// Runs the launch by definition, and as the kernel's source has it in several orders: all memory must be the same.
     /// What it is by definition stays.
     #[track_caller]

@@ -65,3 +65,65 @@ fn what_a_kernel_must_not_do_is_an_error_that_says_where() {
     let good = launch(&mut case, &data, 16);
     case.emulate(&good, 0).unwrap();
 }
+
+#[test]
+fn the_emulation_finds_what_is_wrong() {
+    let Some(mut case) = Case::emulated() else {
+        return;
+    };
+    let data: Vec<u32> = (0..256).map(|i| i / 4 + 100).collect();
+    let launch = Launch::new(
+        Kernel::ReadProbe,
+        Shape {
+            grid: [1, 1, 1],
+            threads: 64,
+            shared: 64 * 16,
+        },
+        &ReadProbeArgs {
+            data: case.words("data", &data),
+            n: 64,
+            out: case.room("out", 4 * 64),
+        },
+    );
+    let out = |case: &Case, entry: &str, seed: u64| {
+        case.emulate_entry(entry, &launch, seed).unwrap();
+        let bits = case.floats_of("out").into_iter().map(f32::to_bits);
+        bits.collect::<Vec<_>>()
+    };
+    for seed in 0..8 {
+        let turned: Vec<u32> = (0..64).rev().collect();
+        assert_eq!(out(&case, "right", seed), turned);
+        // What is not there yet is no number.
+        assert!(out(&case, "no_barrier", seed).contains(&u32::MAX), "{seed}");
+        assert_eq!(out(&case, "no_wait", seed), [u32::MAX; 64]);
+        let copied: Vec<u32> = (100..164).collect();
+        assert_eq!(out(&case, "wait", seed), copied);
+        for (entry, want) in [
+            (
+                "barrier_of_some",
+                "waits at barrier 0, which 32 of 64 threads reach",
+            ),
+            (
+                "barrier_of_half_a_warp",
+                "barrier 1 is reached by the lanes 0xffff",
+            ),
+            ("barrier_twice", "comes to barrier 1 a second time"),
+            ("lanes_that_ended", "exchange"),
+            (
+                "lane_out_of_the_mask",
+                "reads lane 20, which is not in the shuffle's mask",
+            ),
+            (
+                "operations_that_differ",
+                "lanes of a warp meet in different operations",
+            ),
+            ("out_of_line", "an access out of line"),
+            ("beyond_shared", "illegal access"),
+            ("beyond_an_array", "illegal access"),
+            ("far_beyond_an_array", "illegal access"),
+        ] {
+            let error = case.emulate_entry(entry, &launch, seed).unwrap_err();
+            assert!(error.contains(want), "{entry}, order {seed}: {error}");
+        }
+    }
+}
