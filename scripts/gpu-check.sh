@@ -64,13 +64,13 @@ bench() {
   "$chaski" bench "$model" -ngl "$layers" --kv "$kv" -o json "$@" > "$results/$name.bench.json"
 }
 
-# How long the driver takes with the kernels, without its cache and with it: `-ngl auto` opens the card.
+# How long a first start takes, in which the driver compiles the kernels that the model needs, and the next ones: MODEL
 compilation() {
-  local TIMEFORMAT="%R s"
-  echo "== the kernels' compilation, and the second time"
-  time CUDA_CACHE_DISABLE=1 "$chaski" plan "$1" -ngl auto > /dev/null
-  "$chaski" plan "$1" -ngl auto > /dev/null
-  time "$chaski" plan "$1" -ngl auto > /dev/null
+  local TIMEFORMAT="%R s" start=("$chaski" bench "$1" -ngl all -p 16 -n 1 -r 1)
+  echo "== a start without the driver's cache, and with it"
+  time CUDA_CACHE_DISABLE=1 "${start[@]}" > /dev/null
+  "${start[@]}" > /dev/null
+  time "${start[@]}" > /dev/null
 }
 
 # All placements of a model: NAME MODEL
