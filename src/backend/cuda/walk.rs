@@ -99,7 +99,7 @@ impl Walk<'_> {
             eps: self.config.norm_eps,
             pad: 0,
         };
-        let shape = NormQuantizeArgs::shape(rows);
+        let shape = args.shape(rows);
         self.device
             .launch(&Launch::new(Kernel::NormQuantize, shape, &args))
     }

@@ -29,6 +29,8 @@ pub(super) enum Fault {
 pub(super) struct Log {
     /// Calls so far, of any kind but `info`.
     pub(super) calls: usize,
+    /// Kernels that may be launched.
+    pub(super) prepared: Vec<Kernel>,
     /// Launches that ran, replayed ones included.
     pub(super) launches: Vec<Kernel>,
     /// Recordings that were made, and those that were started.
@@ -120,9 +122,11 @@ fn run(
     launch: &Launch,
 ) -> Result<(), DeviceError> {
     let seed = {
-        let launches = &mut log.lock().unwrap().launches;
-        launches.push(launch.kernel);
-        launches.len() as u64
+        let mut log = log.lock().unwrap();
+        let kernel = launch.kernel;
+        assert!(log.prepared.contains(&kernel), "{kernel:?} is not prepared");
+        log.launches.push(kernel);
+        log.launches.len() as u64
     };
     let mut memory = lock(memory);
     let ran = match runs {
@@ -195,6 +199,12 @@ impl Device for TestDevice {
         self.call("fill")?;
         let mut memory = lock(&self.memory);
         memory.bytes_mut(to.address(), to.len()).unwrap().fill(byte);
+        Ok(())
+    }
+
+    fn prepare(&self, kernels: &[Kernel]) -> Result<(), DeviceError> {
+        self.call("prepare")?;
+        self.log.lock().unwrap().prepared.extend(kernels);
         Ok(())
     }
 

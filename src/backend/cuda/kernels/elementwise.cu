@@ -53,50 +53,78 @@ DEVICE void put_4(const Codes &out, u32 row, u32 k, float x[4]) {
   }
 }
 
-// The numbers of a row that are summed while the next ones are fetched.
-#define PIECE 2048u
-#define NORM_THREADS 256u
-#define PER_THREAD (PIECE / NORM_THREADS)
+// A piece of a row in shared memory: four numbers of each thread. The numbers of a lane of the sum (`k % 16`) stand one behind
+// the other, with padding, so that it reads four at once and lanes meet different banks.
+#define NORM_THREADS 1024u
+#define LANE_WORDS (4 * NORM_THREADS / 16 + 4)
+#define PIECE_WORDS (16 * LANE_WORDS)
+// Units of 16 bytes that a sum has under way.
+#define AHEAD 4u
+// Pieces whose numbers and weights stay in registers.
+#define KEPT 2u
 
-// The squares of `n` numbers in 16 lanes: element `i` to lane `i % 16`, in order. Of 32 lanes, the lower 16 have a meaning.
-DEVICE float add_squares(const float *x, u32 n, u32 lane, float sum) {
-  u32 i = lane % 16;
-  // Eight loads before the eight steps that must wait for one another.
-  for (; i + 7 * 16 < n; i += 8 * 16) {
-    float v[8];
+DEVICE void put_piece(float *piece, u32 thread, const float x[4]) {
 #pragma unroll
-    for (u32 j = 0; j < 8; j++) v[j] = x[i + 16 * j];
+  for (u32 i = 0; i < 4; i++) piece[(4 * thread % 16 + i) * LANE_WORDS + thread / 4] = x[i];
+}
+
+DEVICE float add_square(float x, float sum) { return __fmaf_rn(x, x, sum); }
+
+// Adds `n` squares in order; `x` is aligned to 16. Each step waits for the one before it, for 4 cycles: what comes from
+// shared memory, which takes longer, is fetched 12 to 16 steps ahead.
+DEVICE float add_squares(const float *x, u32 n, float sum) {
+  const float4 *from = reinterpret_cast<const float4 *>(x);
+  const u32 whole = n / 4;
+  float4 now[AHEAD];
 #pragma unroll
-    for (u32 j = 0; j < 8; j++) sum = __fmaf_rn(v[j], v[j], sum);
+  for (u32 j = 0; j < AHEAD; j++) now[j] = j < whole ? from[j] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  u32 i = 0;
+  for (; i + AHEAD <= whole; i += AHEAD) {
+#pragma unroll
+    for (u32 j = 0; j < AHEAD; j++) {
+      const float4 v = now[j];
+      if (i + j + AHEAD < whole) now[j] = from[i + j + AHEAD];
+      sum = add_square(v.x, sum);
+      sum = add_square(v.y, sum);
+      sum = add_square(v.z, sum);
+      sum = add_square(v.w, sum);
+    }
   }
-  for (; i < n; i += 16) sum = __fmaf_rn(x[i], x[i], sum);
+  for (i *= 4; i < n; i++) sum = add_square(x[i], sum);
   return sum;
 }
 
-KERNEL_BOUNDS(chaski_norm_quantize, NormQuantizeArgs, 256, 2) {
-  STATIC_SHARED(float, pieces, 2 * PIECE);
+// A block takes a row, in pieces of four numbers for each of its threads. The first warp sums the squares of one piece while
+// the others put the next one beside it.
+KERNEL_BOUNDS(chaski_norm_quantize, NormQuantizeArgs, NORM_THREADS, 1) {
+  STATIC_SHARED(float, pieces, 2 * PIECE_WORDS);
   STATIC_SHARED(float, shared_inverse, 1);
   const u32 row = blockIdx.x, from = args.row_index != nullptr ? args.row_index[row] : row;
   const float *x = args.x + static_cast<u64>(from) * args.x_stride;
-  const u32 thread = threadIdx.x, dim = args.dim;
+  const u32 thread = threadIdx.x, dim = args.dim, piece = 4 * blockDim.x;
 
-  float next[PER_THREAD], sum = 0.0f;
-  const auto fetch = [&](u32 start) {
+  float kept[KEPT][4], weights[KEPT][4], sum = 0.0f;
 #pragma unroll
-    for (u32 j = 0; j < PER_THREAD; j++) {
-      const u32 i = start + j * NORM_THREADS + thread;
-      next[j] = i < dim ? x[i] : 0.0f;
-    }
-  };
-  fetch(0);
-  for (u32 start = 0, turn = 0; start < dim; start += PIECE, turn ^= 1) {
-    float *piece = pieces + turn * PIECE;
+  for (u32 p = 0; p < KEPT; p++) load_4(x, p * piece + 4 * thread, dim, kept[p]);
 #pragma unroll
-    for (u32 j = 0; j < PER_THREAD; j++) piece[j * NORM_THREADS + thread] = next[j];
-    // The other piece is not written before the first warp, which reads it, comes to the next barrier.
+  for (u32 p = 0; p < KEPT; p++) load_4(args.weight, p * piece + 4 * thread, dim, weights[p]);
+
+  const auto add = [&](u32 start, u32 turn, const float v[4]) {
+    float *to = pieces + turn * PIECE_WORDS;
+    put_piece(to, thread, v);
+    // The other half is not written again before the first warp, which reads it, comes to the next barrier.
     __syncthreads();
-    if (start + PIECE < dim) fetch(start + PIECE);
-    if (thread < 32) sum = add_squares(piece, min(PIECE, dim - start), thread, sum);
+    const u32 lane = thread % 16, n = min(piece, dim - start);
+    if (thread < 32) sum = add_squares(to + lane * LANE_WORDS, (n + 15 - lane) / 16, sum);
+  };
+#pragma unroll
+  for (u32 p = 0; p < KEPT; p++) {
+    if (p * piece < dim) add(p * piece, p % 2, kept[p]);
+  }
+  for (u32 start = KEPT * piece, turn = KEPT % 2; start < dim; start += piece, turn ^= 1) {
+    float v[4];
+    load_4(x, start + 4 * thread, dim, v);
+    add(start, turn, v);
   }
   if (thread < 32) {
     sum = tree16(FULL, sum);
@@ -105,14 +133,20 @@ KERNEL_BOUNDS(chaski_norm_quantize, NormQuantizeArgs, 256, 2) {
   __syncthreads();
   const float inverse = shared_inverse[0];
 
-  for (u32 start = 0; start < args.out.n_blocks * 32; start += 4 * NORM_THREADS) {
-    const u32 k = start + 4 * thread;
-    float v[4], weight[4];
-    load_4(x, k, dim, v);
-    load_4(args.weight, k, dim, weight);
+  const auto put = [&](u32 k, float v[4], const float weight[4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) v[i] = k + i < dim ? (v[i] * inverse) * weight[i] : 0.0f;
     put_4(args.out, row, k, v);
+  };
+#pragma unroll
+  for (u32 p = 0; p < KEPT; p++) {
+    if (p * piece < args.out.n_blocks * 32) put(p * piece + 4 * thread, kept[p], weights[p]);
+  }
+  for (u32 start = KEPT * piece; start < args.out.n_blocks * 32; start += piece) {
+    float v[4], weight[4];
+    load_4(x, start + 4 * thread, dim, v);
+    load_4(args.weight, start + 4 * thread, dim, weight);
+    put(start + 4 * thread, v, weight);
   }
 }
 

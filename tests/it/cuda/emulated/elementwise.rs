@@ -138,7 +138,7 @@ fn norms_are_as_defined() {
             let index: Vec<u32> = (0..n_rows).map(|_| random.below(5) as u32).collect();
             args.row_index = case.words("row_index", &index);
         }
-        let shape = NormQuantizeArgs::shape(n_rows as u32);
+        let shape = args.shape(n_rows as u32);
         let launch = Launch::new(Kernel::NormQuantize, shape, &args);
         case.check(&launch, &format!("seed {seed}: {args:?}"));
     }

@@ -60,6 +60,7 @@ pub(super) fn run(
     });
     assert_eq!(launch.args.len() % 8, 0, "arguments of whole words");
     let there = Launch::new(launch.kernel, launch.shape, &Words(words.collect()));
+    gpu.prepare(&[launch.kernel]).map_err(said)?;
     gpu.launch(&there).map_err(said)?;
     for ((_, bytes), copy) in arrays.iter_mut().zip(&copies) {
         gpu.download(copy, 0, bytes).map_err(said)?;
