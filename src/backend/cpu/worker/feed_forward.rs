@@ -49,6 +49,14 @@ impl Worker<'_> {
                 let (gate, up) = (&mut gate[..n], &mut up[..n]);
                 pairs.copy(row, 0, gate);
                 pairs.copy(n_rows + row, 0, up);
+                if quantize && !job.shape.rounded && !job.shape.observed {
+                    // Nobody reads the numbers themselves, and where they would lie is far apart from row to row.
+                    let mut hidden = [0.0; MAX_UNITS * BLOCK];
+                    job.kernels.swiglu(gate, up, &mut hidden[..n]);
+                    let hidden = &hidden[..(last - first) * BLOCK];
+                    codes.quantize(job.kernels, row, first, hidden);
+                    continue;
+                }
                 // The columns past `ffn_dim` are never written and stay zero.
                 let floats = floats.row(row, first * BLOCK..last * BLOCK);
                 job.kernels.swiglu(gate, up, &mut floats[..n]);

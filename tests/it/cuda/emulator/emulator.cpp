@@ -23,23 +23,26 @@ constexpr unsigned BARRIERS = 16;
 const size_t PAGE = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
-// Memory between two pages that must not be touched.
+// What must not be touched on both sides of an array: more than a page, or an index that is far off hits another array.
+const size_t GUARD = pages(1 << 20);
+
+// Memory between two guards.
 struct Guarded {
   unsigned char *start = nullptr;
   size_t bytes = 0;
   explicit Guarded(size_t wanted) : bytes(pages(wanted)) {
-    void *p = mmap(nullptr, bytes + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(nullptr, bytes + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return;
-    start = static_cast<unsigned char *>(p) + PAGE;
+    start = static_cast<unsigned char *>(p) + GUARD;
     if (mprotect(start, bytes, PROT_READ | PROT_WRITE) != 0) {
-      munmap(p, bytes + 2 * PAGE);
+      munmap(p, bytes + 2 * GUARD);
       start = nullptr;
     }
   }
   Guarded(const Guarded &) = delete;
   Guarded &operator=(const Guarded &) = delete;
   ~Guarded() {
-    if (start) munmap(start - PAGE, bytes + 2 * PAGE);
+    if (start) munmap(start - GUARD, bytes + 2 * GUARD);
   }
 };
 
