@@ -277,7 +277,7 @@ fn whatever_the_driver_says_is_an_error_that_names_it() {
         (
             "cuModuleLoadData:3:200",
             ("", ""),
-            "failed at compiling the kernels: the device failed (cuModuleLoadData): `rope_store`",
+            "the device failed (cuModuleLoadData): `rope_store`",
         ),
         ("cuModuleGetFunction:4:500", ("", ""), "chaski_swiglu"),
         ("cuMemHostAlloc:2:2", ("", ""), "host memory"),
