@@ -57,9 +57,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(RunArgs),
-    /// Convert a checkpoint to a .chaski file
+    /// Convert a checkpoint or a GGUF file to a .chaski file
     Convert(ConvertArgs),
-    /// Show what a .chaski file holds
+    /// Show what a .chaski file, a checkpoint or a GGUF file holds
     Inspect(InspectArgs),
     /// Check every byte of a .chaski file
     Verify(VerifyArgs),
@@ -159,6 +159,7 @@ pub(crate) enum KvArg {
     /// 16-bit floats
     F16,
     /// 8-bit integers with a scale for each position and head
+    #[value(alias = "q8_0")]
     Q8,
 }
 
@@ -202,6 +203,7 @@ pub(crate) struct GpuArgs {
         long = "gpu-layers",
         visible_aliases = ["ngl", "n-gpu-layers"],
         value_name = "N|auto|all",
+        allow_negative_numbers = true,
         default_value = "0"
     )]
     pub(crate) gpu_layers: GpuLayers,
@@ -361,7 +363,8 @@ pub(crate) struct ConvertArgs {
     #[arg(short, long, value_name = "OUT.chaski")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
+    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32; or one of --size, --fit and
+    /// --max-kld, which choose a type for every matrix
     #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
     pub(crate) quant: Option<QuantType>,
 
@@ -514,7 +517,12 @@ pub(crate) struct EvalArgs {
     pub(crate) threads: Option<usize>,
 
     /// Type of the KV cache
-    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
     pub(crate) kv: KvArg,
 
     #[command(flatten)]
@@ -597,7 +605,12 @@ pub(crate) struct BenchArgs {
     pub(crate) host: HostArgs,
 
     /// Type of the KV cache
-    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
     pub(crate) kv: KvArg,
 
     /// Positions computed at once while a prompt is read

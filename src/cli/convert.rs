@@ -214,7 +214,7 @@ fn planned(plan: &ConvertPlan) -> String {
             t.bytes.to_string(),
         ]);
     }
-    let mut text = out::table(&rows);
+    let mut text = out::table_of(&rows, 4);
     for note in &plan.notes {
         text += &format!("note: {}\n", out::escaped(&note.to_string(), ""));
     }
