@@ -337,7 +337,8 @@ fn keep_best_floats(units: &mut [Unit]) {
     order.sort_by(|&a, &b| gain(&units[b]).total_cmp(&gain(&units[a])));
     let all: u64 = units.iter().map(|u| u.n_weights).sum();
     let mut left = (all as f64 * FLOAT_SHARE) as u64;
-    for unit in order.into_iter().map(|i| &mut units[i]) {
+    for i in order {
+        let unit = &mut units[i];
         if unit.n_weights <= left {
             left -= unit.n_weights;
         } else {
