@@ -38,6 +38,17 @@ pub(crate) struct Total {
     pub(crate) cost: f64,
 }
 
+/// Choices for a number of bytes.
+#[derive(Clone, Debug)]
+struct Filled {
+    /// The option of each unit.
+    choices: Vec<usize>,
+    /// By how much they cost less than the smallest ones.
+    gain: f64,
+    /// The steps that did not fit, one of a unit at most.
+    stuck: Vec<usize>,
+}
+
 /// The lower convex hull of options, from the smallest on: bytes rise, costs fall, rates fall.
 fn hull(options: &[(u64, f64)]) -> Vec<Choice> {
     let mut all: Vec<Choice> = options
@@ -108,20 +119,56 @@ impl Front {
     }
 
     /// The best choices of at most `bytes`; `None`: not even the smallest fit. The option of each unit.
+    ///
+    /// A unit much larger than the others may have no room for its step once smaller ones with better
+    /// rates were taken, and leave bytes that are hardly worth anything. So each step that had no room is
+    /// also tried before all others, and the cheapest result is taken.
     pub(crate) fn within(&self, bytes: u64) -> Option<Vec<usize>> {
+        let mut best = self.fill(bytes, None)?;
+        for &at in &best.stuck.clone() {
+            let other = self.fill(bytes, Some(at));
+            best = match other {
+                Some(other) if other.gain > best.gain => other,
+                _ => best,
+            };
+        }
+        Some(best.choices)
+    }
+
+    /// Takes the steps in order as far as they fit in `bytes`, those of one unit up to the step `before`
+    /// ahead of all others. `None`: not even the smallest choices fit, or not with those steps.
+    fn fill(&self, bytes: u64, before: Option<usize>) -> Option<Filled> {
         let mut left = bytes.checked_sub(self.start().bytes)?;
-        let mut choices: Vec<_> = self.smallest.iter().map(|c| c.option).collect();
-        let mut stuck = vec![false; choices.len()];
-        for step in &self.steps {
+        let mut filled = Filled {
+            choices: self.smallest.iter().map(|c| c.option).collect(),
+            gain: 0.0,
+            stuck: Vec::new(),
+        };
+        let mut is_stuck = vec![false; filled.choices.len()];
+        let is_before = |i: usize| {
+            before.is_some_and(|at| i <= at && self.steps[i].unit == self.steps[at].unit)
+        };
+        let mut take = |step: &Step, filled: &mut Filled| {
+            left = left.checked_sub(step.bytes)?;
+            filled.choices[step.unit] = step.to.option;
+            filled.gain += step.gain;
+            Some(())
+        };
+        for i in (0..self.steps.len()).filter(|&i| is_before(i)) {
+            take(&self.steps[i], &mut filled)?;
+        }
+        for i in (0..self.steps.len()).filter(|&i| !is_before(i)) {
+            let step = &self.steps[i];
             // A unit that could not take a step cannot take the next one either.
-            if step.bytes > left || stuck[step.unit] {
-                stuck[step.unit] = true;
+            if is_stuck[step.unit] {
                 continue;
             }
-            left -= step.bytes;
-            choices[step.unit] = step.to.option;
+            if take(step, &mut filled).is_none() {
+                is_stuck[step.unit] = true;
+                filled.stuck.push(i);
+            }
         }
-        Some(choices)
+        Some(filled)
     }
 
     /// The fewest bytes with at most `cost`; `None`: the largest choices cost more.
@@ -148,6 +195,25 @@ mod tests {
         let hull: Vec<_> = hull(&options).iter().map(|c| c.option).collect();
         // 1 costs more than 0; 3 lies above the line from 2 to 4; 5 is 4 at a higher cost.
         assert_eq!(hull, [0, 2, 4]);
+    }
+
+    #[test]
+    fn a_large_step_is_not_crowded_out_by_small_ones() {
+        // The small unit's step has the better rate, but the large one's takes off much more.
+        let units = [vec![(10, 5.0), (13, 1.0)], vec![(100, 50.0), (200, 1.0)]];
+        let front = Front::new(&units);
+        assert_eq!(front.within(112), Some(vec![0, 0]));
+        assert_eq!(front.within(113), Some(vec![1, 0]));
+        assert_eq!(front.within(210), Some(vec![0, 1]));
+        assert_eq!(front.within(212), Some(vec![0, 1]));
+        assert_eq!(front.within(213), Some(vec![1, 1]));
+        // A step after another of the same unit brings that one along.
+        let units = [
+            vec![(10, 5.0), (13, 1.0)],
+            vec![(100, 50.0), (150, 20.0), (200, 1.0)],
+        ];
+        let front = Front::new(&units);
+        assert_eq!(front.within(211), Some(vec![0, 2]));
     }
 
     #[test]

@@ -41,7 +41,7 @@ const TYPES: [QuantType; 5] = [
 
 /// The share of all weights that may stay floats of 16 bits: those that gain most for their bytes. Such a
 /// matrix is twice as long to read as one in Q8, and its sums are of floats.
-const FLOAT_SHARE: f64 = 0.1;
+const FLOAT_SHARE: f64 = 0.05;
 
 /// Tiles of a matrix that are quantised to see its error.
 const SAMPLES: usize = 6;
