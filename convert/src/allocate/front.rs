@@ -38,15 +38,58 @@ pub(crate) struct Total {
     pub(crate) cost: f64,
 }
 
-/// Choices for a number of bytes.
+/// Steps taken within a number of bytes.
 #[derive(Clone, Debug)]
 struct Filled {
-    /// The option of each unit.
-    choices: Vec<usize>,
-    /// By how much they cost less than the smallest ones.
-    gain: f64,
-    /// The steps that did not fit, one of a unit at most.
-    stuck: Vec<usize>,
+    /// Bytes that are left.
+    left: u64,
+    /// The steps of each unit, in their order.
+    taken: Vec<Vec<usize>>,
+}
+
+impl Filled {
+    /// Whether step `i` is the next one of its unit.
+    fn is_next(&self, steps: &[Step], i: usize) -> bool {
+        let unit = steps[i].unit;
+        let of_unit = (0..i).filter(|&j| steps[j].unit == unit);
+        let taken = &self.taken[unit];
+        taken.last().is_none_or(|&last| last < i) && of_unit.count() == taken.len()
+    }
+
+    /// Takes in order what fits; a unit whose next step does not fit takes no later one either.
+    fn fill(&mut self, steps: &[Step]) {
+        for (i, step) in steps.iter().enumerate() {
+            if step.bytes <= self.left && self.is_next(steps, i) {
+                self.left -= step.bytes;
+                self.taken[step.unit].push(i);
+            }
+        }
+    }
+
+    /// With step `i` for as many of the last steps of other units, those of the lowest rates first, as it
+    /// needs the room of; `None` where that costs more, or cannot be.
+    fn exchanged(&self, steps: &[Step], i: usize) -> Option<Self> {
+        if !self.is_next(steps, i) {
+            return None;
+        }
+        let step = &steps[i];
+        let mut other = self.clone();
+        let mut loss = 0.0;
+        while other.left < step.bytes {
+            // Later steps have lower rates.
+            let tops = other.taken.iter().enumerate();
+            let of_others = tops.filter(|(unit, _)| *unit != step.unit);
+            let last = of_others
+                .filter_map(|(_, taken)| taken.last().copied())
+                .max()?;
+            other.taken[steps[last].unit].pop();
+            other.left += steps[last].bytes;
+            loss += steps[last].gain;
+        }
+        other.left -= step.bytes;
+        other.taken[step.unit].push(i);
+        (loss < step.gain * (1.0 - 1e-9)).then_some(other)
+    }
 }
 
 /// The lower convex hull of options, from the smallest on: bytes rise, costs fall, rates fall.
@@ -120,55 +163,32 @@ impl Front {
 
     /// The best choices of at most `bytes`; `None`: not even the smallest fit. The option of each unit.
     ///
-    /// A unit much larger than the others may have no room for its step once smaller ones with better
-    /// rates were taken, and leave bytes that are hardly worth anything. So each step that had no room is
-    /// also tried before all others, and the cheapest result is taken.
+    /// Steps are taken in their order as far as they fit. A unit much larger than the others may then have
+    /// no room for its step, because smaller ones with better rates were taken: where that step takes off
+    /// more than the last ones taken that it needs the room of, it is exchanged for these.
     pub(crate) fn within(&self, bytes: u64) -> Option<Vec<usize>> {
-        let mut best = self.fill(bytes, None)?;
-        for &at in &best.stuck.clone() {
-            let other = self.fill(bytes, Some(at));
-            best = match other {
-                Some(other) if other.gain > best.gain => other,
-                _ => best,
-            };
-        }
-        Some(best.choices)
-    }
-
-    /// Takes the steps in order as far as they fit in `bytes`, those of one unit up to the step `before`
-    /// ahead of all others. `None`: not even the smallest choices fit, or not with those steps.
-    fn fill(&self, bytes: u64, before: Option<usize>) -> Option<Filled> {
-        let mut left = bytes.checked_sub(self.start().bytes)?;
+        let left = bytes.checked_sub(self.start().bytes)?;
         let mut filled = Filled {
-            choices: self.smallest.iter().map(|c| c.option).collect(),
-            gain: 0.0,
-            stuck: Vec::new(),
+            left,
+            taken: vec![Vec::new(); self.smallest.len()],
         };
-        let mut is_stuck = vec![false; filled.choices.len()];
-        let is_before = |i: usize| {
-            before.is_some_and(|at| i <= at && self.steps[i].unit == self.steps[at].unit)
-        };
-        let mut take = |step: &Step, filled: &mut Filled| {
-            left = left.checked_sub(step.bytes)?;
-            filled.choices[step.unit] = step.to.option;
-            filled.gain += step.gain;
-            Some(())
-        };
-        for i in (0..self.steps.len()).filter(|&i| is_before(i)) {
-            take(&self.steps[i], &mut filled)?;
+        filled.fill(&self.steps);
+        // Each exchange lowers the cost, so there is an end; the bound is for costs that rounding made.
+        for _ in 0..self.steps.len() {
+            let exchanged = (0..self.steps.len()).find_map(|i| filled.exchanged(&self.steps, i));
+            let Some(next) = exchanged else { break };
+            filled = next;
+            filled.fill(&self.steps);
         }
-        for i in (0..self.steps.len()).filter(|&i| !is_before(i)) {
-            let step = &self.steps[i];
-            // A unit that could not take a step cannot take the next one either.
-            if is_stuck[step.unit] {
-                continue;
-            }
-            if take(step, &mut filled).is_none() {
-                is_stuck[step.unit] = true;
-                filled.stuck.push(i);
-            }
-        }
-        Some(filled)
+        let chosen = filled.taken.iter().zip(&self.smallest);
+        Some(
+            chosen
+                .map(|(taken, smallest)| match taken.last() {
+                    Some(&step) => self.steps[step].to.option,
+                    None => smallest.option,
+                })
+                .collect(),
+        )
     }
 
     /// The fewest bytes with at most `cost`; `None`: the largest choices cost more.
