@@ -74,21 +74,21 @@ impl Filled {
         }
         let step = &steps[i];
         let mut other = self.clone();
-        let mut loss = 0.0;
+        let (mut loss, most) = (0.0, step.gain * (1.0 - 1e-9));
         while other.left < step.bytes {
             // Later steps have lower rates.
             let tops = other.taken.iter().enumerate();
             let of_others = tops.filter(|(unit, _)| *unit != step.unit);
-            let last = of_others
-                .filter_map(|(_, taken)| taken.last().copied())
-                .max()?;
+            let of_others = of_others.filter_map(|(_, taken)| taken.last().copied());
+            // One that alone is worth more is passed over.
+            let last = of_others.filter(|&j| loss + steps[j].gain < most).max()?;
             other.taken[steps[last].unit].pop();
             other.left += steps[last].bytes;
             loss += steps[last].gain;
         }
         other.left -= step.bytes;
         other.taken[step.unit].push(i);
-        (loss < step.gain * (1.0 - 1e-9)).then_some(other)
+        Some(other)
     }
 }
 
@@ -227,7 +227,16 @@ mod tests {
         assert_eq!(front.within(210), Some(vec![0, 1]));
         assert_eq!(front.within(212), Some(vec![0, 1]));
         assert_eq!(front.within(213), Some(vec![1, 1]));
-        // A step after another of the same unit brings that one along.
+        // The last step taken is worth more than the one that needs its room: the one before it goes.
+        let units = [
+            vec![(10, 50.0), (20, 40.0)],
+            vec![(10, 80.0), (110, 1.0)],
+            vec![(10, 50.0), (60, 20.0)],
+        ];
+        let front = Front::new(&units);
+        assert_eq!(front.within(150), Some(vec![1, 1, 0]));
+        assert_eq!(front.within(180), Some(vec![0, 1, 1]));
+        // The second step of a unit, once the first was taken.
         let units = [
             vec![(10, 5.0), (13, 1.0)],
             vec![(100, 50.0), (150, 20.0), (200, 1.0)],
