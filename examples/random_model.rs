@@ -76,8 +76,8 @@ impl Tiles {
         (self.random >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// Tile `i` of a matrix.
-    fn tile(&mut self, spec: &TensorSpec, i: usize) -> Result<&[u8], Failure> {
+    /// Tile `i` of a matrix; those with different `salt` differ.
+    fn tile(&mut self, spec: &TensorSpec, i: usize, salt: usize) -> Result<&[u8], Failure> {
         let layout = spec.layout(self.qtype)?;
         let rows = layout.tile_rows(i).len();
         let key = (spec.cols, rows);
@@ -96,7 +96,7 @@ impl Tiles {
             }
             self.made.insert(key, tiles);
         }
-        Ok(&self.made[&key][i % TILES])
+        Ok(&self.made[&key][(i + salt) % TILES])
     }
 }
 
@@ -138,7 +138,7 @@ fn write(config: &Config, qtype: QuantType, out: &str) -> Result<(), Failure> {
             let n = if spec.role.is_interleaved() { 2 } else { 1 };
             for tile in 0..spec.layout(qtype)?.n_tiles() {
                 for part in 0..n {
-                    let bytes = tiles.tile(&table[i + part], tile + part)?;
+                    let bytes = tiles.tile(&table[i + part], tile, i + part)?;
                     writer.write(i + part, bytes)?;
                 }
             }

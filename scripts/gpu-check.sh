@@ -56,25 +56,38 @@ echo "== build"
 cargo build --release -p chaski --bin chaski --example random_model
 chaski=target/release/chaski
 
-# What a run leaves of its placement: NAME MODEL LAYERS TESTS...
+# Tests of a model, and what it takes: NAME MODEL LAYERS KV TESTS...
 bench() {
-  local name=$1 model=$2 layers=$3
-  shift 3
-  "$chaski" plan "$model" -ngl "$layers" -c 4096 --json > "$results/$name-ngl-$layers.plan.json"
-  "$chaski" bench "$model" -ngl "$layers" -o json "$@" > "$results/$name-ngl-$layers.bench.json"
+  local name=$1-ngl-$3-kv-$4 model=$2 layers=$3 kv=$4
+  shift 4
+  "$chaski" plan "$model" -ngl "$layers" --kv "$kv" -c 4096 --json > "$results/$name.plan.json"
+  "$chaski" bench "$model" -ngl "$layers" --kv "$kv" -o json "$@" > "$results/$name.bench.json"
+}
+
+# How long a first start takes, in which the driver compiles the kernels that the model needs, and the next ones: MODEL
+compilation() {
+  local TIMEFORMAT="%R s" start=("$chaski" bench "$1" -ngl all -p 16 -n 1 -r 1)
+  echo "== a start without the driver's cache, and with it"
+  time CUDA_CACHE_DISABLE=1 "${start[@]}" > /dev/null
+  "${start[@]}" > /dev/null
+  time "${start[@]}" > /dev/null
 }
 
 # All placements of a model: NAME MODEL
 measure() {
   local name=$1 model=$2 half
+  [ "${compiled:-}" ] || compilation "$model"
+  compiled=1
   echo "== $name"
-  bench "$name" "$model" all -p 128,512,2048 -n 128 -d 0,4096,16384 -r 3
+  bench "$name" "$model" all f16 -p 128,512,2048 -n 128 -d 0,4096,16384 -r 3
+  bench "$name-ub-2048" "$model" all f16 -p 2048 -n 0 -d 0,16384 -r 3 --ubatch-size 2048
+  bench "$name" "$model" all q8 -p 512 -n 128 -d 16384 -r 3
   [ "${CHASKI_GPU_CPU:-1}" != 0 ] || return 0
   half=$(($("$chaski" plan "$model" -ngl all --json | python3 -c '
 import json, sys
 print(json.load(sys.stdin)["gpu"]["layers"])') / 2))
-  bench "$name" "$model" "$half" -p 512 -n 32 -d 0 -r 2
-  bench "$name" "$model" 0 -p 512 -n 32 -d 0 -r 2
+  bench "$name" "$model" "$half" f16 -p 512 -n 32 -d 0 -r 2
+  bench "$name" "$model" 0 f16 -p 512 -n 32 -d 0 -r 2
 }
 
 for shape in $shapes; do

@@ -96,7 +96,7 @@ def table(folder):
     print(f"memory {card['memory_gb_per_s']:.0f} GB/s by its clock; int8 {card['int8_tops']:.0f} TOP/s and f32 "
           f"{card['f32_tflops']:.0f} TFLOP/s at {card['clock_khz'] / 1e6:.2f} GHz (0: not known); link "
           f"{card['to_card_gb_per_s']:.1f} GB/s to the card, {card['from_card_gb_per_s']:.1f} back\n")
-    head = ["model", "ngl", "test", "t/s", "+-", "weights GB/s", "with KV", "of the probe", "of the memory", "TOP/s",
+    head = ["model", "ngl", "KV", "rows", "test", "t/s", "+-", "weights GB/s", "with KV", "of the probe", "of the memory", "TOP/s",
             "of int8", "copied GB/s", "of the link"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for path in sorted(glob.glob(os.path.join(folder, "*.bench.json"))):
@@ -119,7 +119,8 @@ def table(folder):
             reading, tops = row["weight_gb_per_s"], 2 * row["int_gmac_per_s"] / 1e3
             on_gpu = row["backends"] == "CUDA"
             cells = [
-                os.path.basename(row["model_filename"]), str(row["n_gpu_layers"]), test, f"{row['avg_ts']:.1f}",
+                os.path.basename(row["model_filename"]), str(row["n_gpu_layers"]), row["type_k"], str(row["n_ubatch"]), test,
+                f"{row['avg_ts']:.1f}",
                 f"{row['stddev_ts']:.1f}",
                 f"{reading:.1f}" if reading else "", f"{reading + kv:.1f}" if reading else "",
                 percent(reading + kv, row["read_gb_per_s"]) if reading else "",

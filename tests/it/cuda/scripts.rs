@@ -58,7 +58,7 @@ fn the_report_sets_results_beside_what_the_card_can_do() {
     );
     let row = |n_prompt: usize, n_gen: usize, rates: [f64; 2]| {
         json!({
-            "model_filename": "a/m.chaski", "n_gpu_layers": 17, "backends": "CUDA", "n_prompt": n_prompt, "n_gen": n_gen,
+            "model_filename": "a/m.chaski", "n_gpu_layers": 17, "backends": "CUDA", "type_k": "f16", "n_ubatch": 512, "n_prompt": n_prompt, "n_gen": n_gen,
             "n_depth": 1000, "avg_ts": 200.0, "stddev_ts": 1.5, "weight_gb_per_s": rates[0], "read_gb_per_s": 3000.0,
             "int_gmac_per_s": rates[1], "gpu_copy_gb_per_s": 25.0,
         })
@@ -77,8 +77,8 @@ fn the_report_sets_results_beside_what_the_card_can_do() {
     };
     for line in [
         "a card, compute capability 9.0, 132 multiprocessors",
-        "| m.chaski | 17 | pp512 @ d1000 | 200.0 | 1.5 |  |  |  |  | 800.0 | 40 % | 25.0 | 50 % |",
-        "| m.chaski | 17 | tg100 @ d1000 | 200.0 | 1.5 | 1479.0 | 1500.0 | 50 % | 38 % |  |  | 25.0 | 50 % |",
+        "| m.chaski | 17 | f16 | 512 | pp512 @ d1000 | 200.0 | 1.5 |  |  |  |  | 800.0 | 40 % | 25.0 | 50 % |",
+        "| m.chaski | 17 | f16 | 512 | tg100 @ d1000 | 200.0 | 1.5 | 1479.0 | 1500.0 | 50 % | 38 % |  |  | 25.0 | 50 % |",
     ] {
         assert!(report.lines().any(|l| l == line), "{line}\n{report}");
     }

@@ -60,8 +60,10 @@ args! {
 
 /// Threads of a block of matvec.
 const MATVEC_THREADS: u32 = 288;
-/// Blocks of matvec for each multiprocessor.
+/// Most blocks of matvec for each multiprocessor.
 const MATVEC_BLOCKS: u32 = 3;
+/// Bytes of shared memory that the driver takes of each block.
+const RESERVED_SHARED: u32 = 1024;
 /// Bytes of a column of matvec's results: 16 rows of two floats, and padding.
 const MATVEC_COLUMN: u32 = 144;
 /// Matrix blocks of the ring of a warp of matvec.
@@ -132,14 +134,14 @@ fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Sha
     let producers = MATVEC_THREADS / 32 - rows.div_ceil(2);
     let results = buffers * item * columns * MATVEC_COLUMN;
     let ring = MATVEC_RING * block_bytes;
+    let shared = producers * (results + ring);
+    // Blocks walk the tiles, so all are to be there from the beginning. A multiprocessor has what its largest block may have.
+    let fit = (device.shared + RESERVED_SHARED) / (shared + RESERVED_SHARED);
+    let blocks = device.multiprocessors * fit.clamp(1, MATVEC_BLOCKS);
     Shape {
-        grid: [
-            args.n_tiles.min(device.multiprocessors * MATVEC_BLOCKS),
-            1,
-            1,
-        ],
+        grid: [args.n_tiles.min(blocks), 1, 1],
         threads: MATVEC_THREADS,
-        shared: producers * (results + ring),
+        shared,
     }
 }
 

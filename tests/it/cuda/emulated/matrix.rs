@@ -197,7 +197,7 @@ fn check(qtype: QuantType, rows: usize, seed: u64) {
         name: "emulated".to_owned(),
         capability: (8, 0),
         multiprocessors: 1 + random.below(5) as u32,
-        shared: 99 << 10,
+        shared: random.of(&[99 << 10, 227 << 10]),
         memory: 1 << 30,
     };
     let (kernel, shape) = matrix_launch(qtype, &mut args, &device);
@@ -327,6 +327,12 @@ fn each_kernel_of_a_matrix_is_chosen_by_type_and_rows() {
                 shape.shared <= 99 << 10,
                 "{kernel:?}, {rows} rows: {shape:?}"
             );
+            if want == Kernel::Matvec(qtype) {
+                // All of them have room at once.
+                let each = shape.grid[0].div_ceil(132);
+                assert!(each * (shape.shared + 1024) <= 228 << 10, "{shape:?}");
+                assert!(n_tiles == 1 || each >= 2, "{shape:?}");
+            }
             assert!(
                 shape.grid[1] <= 65_535,
                 "{kernel:?}, {rows} rows: {shape:?}"
