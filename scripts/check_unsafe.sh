@@ -14,6 +14,7 @@ allowed=(
   'src/backend/cpu/shared/*.rs'             # buffers that the team shares, one writer each
   'src/backend/cuda/driver/*.rs'            # calls of the CUDA driver
   'src/bench/peak.rs'                       # loops of one instruction that the CPU was found to have
+  'tests/it/cuda/emulated/library.rs'       # calls of the CUDA kernels over an emulation
   'tests/memory.rs'                         # an allocator that counts
   'quant/tests/alloc.rs'                    # an allocator that counts
   'convert/tests/gguf_alloc.rs'             # an allocator that counts

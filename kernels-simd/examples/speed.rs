@@ -128,22 +128,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         kernels.name()
     );
     println!(
-        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "type", "decode", "1", "2", "4", "8", "128"
+        "{:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
+        "type", "decode", "1", "2", "4", "8", "128", "512"
     );
     for qtype in QuantType::ALL {
         let layout = TensorLayout::new(qtype, TILE_ROWS, COLS)?;
         let n_tiles = (mib << 20) / layout.tile_bytes();
         let bytes = weights(&layout, n_tiles);
         let run = TileRun::new(&layout, &bytes, n_tiles, layout.tile_bytes());
-        let x = acts(&mut Rng::new(2), 128, COLS / BLOCK, Fill::Random);
+        let x = acts(&mut Rng::new(2), 512, COLS / BLOCK, Fill::Random);
         let mut out = vec![0.0; n_tiles * TILE_ROWS];
         let seconds = best(8, || {
             kernels.matmul(black_box(&run), &x.rows(1), black_box(&mut out))
         });
         print!("{:>5} {:>7.1}", qtype, bytes.len() as f64 / seconds / 1e9);
         let run = run.slice(0..64);
-        for rows in [1, 2, 4, 8, 128] {
+        for rows in [1, 2, 4, 8, 128, 512] {
             let mut out = vec![0.0; 64 * TILE_ROWS * rows];
             let call = || kernels.matmul(black_box(&run), &x.rows(rows), black_box(&mut out));
             let products = (64 * TILE_ROWS * COLS * rows) as f64;

@@ -46,4 +46,4 @@ mod x86_64;
 
 pub use error::LevelError;
 pub use level::Level;
-pub use table::Kernels;
+pub use table::{Kernels, prefetch};

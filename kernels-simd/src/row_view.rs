@@ -24,7 +24,7 @@ impl<'a, const N: usize> RowView<'a, N> {
     /// # Panics
     ///
     /// If there are fewer.
-    #[inline]
+    #[inline(always)] // a call would cost as much as a block
     pub(crate) fn new(x: &ActRows<'a>, row: usize, first: usize, n_blocks: usize) -> Self {
         assert!(N > 0 && row + N <= x.n_rows(), "{N} rows from row {row}");
         assert!(
@@ -70,6 +70,14 @@ impl<'a, const N: usize> RowView<'a, N> {
     pub(crate) fn scale(&self, i: usize, b: usize) -> f32 {
         // SAFETY: as in `codes`, with one scale for each block.
         unsafe { *self.scales.add(self.at(i, b)) }
+    }
+
+    /// Half-block sums of the blocks of row `i`.
+    #[inline]
+    pub(crate) fn row_sums(&self, i: usize) -> &'a [[i16; 2]] {
+        assert!(i < N, "row {i}");
+        // SAFETY: as in `codes`, with one pair of sums for each block; `new` found `n_blocks` of them from `sums` on.
+        unsafe { std::slice::from_raw_parts(self.sums.add(i * self.stride), self.n_blocks) }
     }
 
     /// Half-block sums of block `b` of row `i`.

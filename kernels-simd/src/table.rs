@@ -75,6 +75,19 @@ fn table(level: Level) -> Option<&'static Kernels> {
     }
 }
 
+/// Asks for the cache line of byte `at` of `bytes`, where there is one and the architecture has a stable hint for it
+/// (x86-64). For probes of the memory; kernels ask for their own.
+#[inline]
+pub fn prefetch(bytes: &[u8], at: usize) {
+    if at < bytes.len() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 has SSE. What is asked for lies in `bytes`.
+        unsafe {
+            crate::x86_64::prefetch(&bytes[at..]);
+        }
+    }
+}
+
 impl Kernels {
     /// The tables that this CPU can run, plainest first. `scalar` is always there.
     pub fn available() -> impl DoubleEndedIterator<Item = &'static Self> {

@@ -217,6 +217,7 @@ pub(super) fn test_row() -> Row {
         int_share: 0.0,
         gpu_weight_bytes_per_token: 0,
         gpu_read_gb_per_s: 0.0,
+        gpu_copy_gb_per_s: 0.0,
         schema: super::SCHEMA,
     }
 }
@@ -261,7 +262,7 @@ mod tests {
         );
         let head = render(&rows, Format::Csv).unwrap();
         let head = head.lines().next().unwrap();
-        let own = "weight_gb_per_s,read_gb_per_s,read_share,int_gmac_per_s,int_peak_gmac_per_s,int_share,gpu_weight_bytes_per_token,gpu_read_gb_per_s,schema";
+        let own = "weight_gb_per_s,read_gb_per_s,read_share,int_gmac_per_s,int_peak_gmac_per_s,int_share,gpu_weight_bytes_per_token,gpu_read_gb_per_s,gpu_copy_gb_per_s,schema";
         assert!(head.ends_with(own), "{head}");
     }
 

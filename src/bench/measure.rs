@@ -343,6 +343,8 @@ fn describe_gpu(session: &mut Session, row: &mut Row) -> Result<(), BenchError> 
     row.gpu_read_gb_per_s = rate;
     row.gpu_info.clone_from(&device.name);
     row.gpu_weight_bytes_per_token = device.bytes.weights;
+    row.gpu_copy_gb_per_s =
+        device.bytes.weights as f64 / device.upload.as_secs_f64().max(1e-9) / 1e9;
     let placement = session.placement();
     row.n_gpu_layers = placement.count();
     row.backends = match placement.gpu_head {
@@ -410,6 +412,7 @@ fn describe(model: &Arc<Model>, options: &BenchOptions, threads: usize, ttft_ms:
         int_share: 0.0,
         gpu_weight_bytes_per_token: 0,
         gpu_read_gb_per_s: 0.0,
+        gpu_copy_gb_per_s: 0.0,
         schema: SCHEMA,
     }
 }

@@ -22,7 +22,7 @@ pub use measure::{BenchError, BenchOptions, Progress, run};
 use serde::Serialize;
 
 /// The version of the JSON and CSV fields.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// One line of the table: one test of one model. Field names up to `stddev_ts` are llama-bench's.
 #[derive(Clone, Debug, Serialize)]
@@ -108,6 +108,8 @@ pub struct Row {
     /// What a kernel that does nothing else reads of them, 10^9 bytes per second; the best of several
     /// rounds.
     pub gpu_read_gb_per_s: f64,
+    /// How fast they were copied there, once, before anything is measured, 10^9 bytes per second.
+    pub gpu_copy_gb_per_s: f64,
     /// Version of these fields.
     pub schema: u32,
 }

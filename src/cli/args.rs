@@ -197,8 +197,7 @@ pub(crate) struct SessionArgs {
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub(crate) struct GpuArgs {
     /// Put the last N layers on an NVIDIA GPU (-ngl N); one more than the model has means the head
-    /// too, as all does; auto puts there what fits. This version has no kernels for GPUs yet: N and
-    /// all end in an error, auto stays on the CPU, and only `plan` makes use of it
+    /// too, as all does; auto puts there what fits. Results are the CPU's, bit for bit
     #[arg(
         long = "gpu-layers",
         visible_aliases = ["ngl", "n-gpu-layers"],

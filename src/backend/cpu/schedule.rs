@@ -188,6 +188,20 @@ impl Units {
         self.stride == 1
     }
 
+    /// Those in `range`.
+    pub(super) const fn within(&self, range: Range<usize>) -> Self {
+        let skipped = range.start.saturating_sub(self.start).div_ceil(self.stride);
+        Self {
+            start: self.start + skipped * self.stride,
+            end: if range.end < self.end {
+                range.end
+            } else {
+                self.end
+            },
+            stride: self.stride,
+        }
+    }
+
     /// All of them.
     ///
     /// # Panics

@@ -1,8 +1,7 @@
 //! What the kernels are handed: one structure each, passed by value.
 //!
 //! They are written word by word, with the larger fields first, so that a declaration of the same fields in C++ has no
-//! padding either. That declaration, `kernels/args.h`, comes with the kernels, and with it a test of its offsets
-//! (`docs/cuda.md`, "What is left").
+//! padding either. That declaration is `kernels/args.h`, and a test compares all offsets.
 //!
 //! Addresses are of the device and stand for arrays; 0 stands for none where a field says so. Sizes are elements
 //! unless bytes are named. A row of activations is a token of the pass. All arrays are aligned to 256 bytes, and so are
@@ -34,7 +33,7 @@ pub use attention::{
 pub use elementwise::{Codes, NormQuantizeArgs, QuantizeArgs, SwigluArgs, code_position};
 pub use kernel::Kernel;
 pub use matrix::{MATVEC_ROWS, MatrixArgs, MatrixPart, PARTS, matrix_launch};
-pub use pack::{Args, MAX_WORDS, Packed};
+pub use pack::{Args, Field, MAX_WORDS, Packed};
 pub use probe::ReadProbeArgs;
 
 /// Shape of a launch.

@@ -40,8 +40,7 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn new(c: &Config, limits: &PassLimits, placement: &Placement) -> Self {
         let rows = limits.rows;
-        let block_rows =
-            AttendRowsArgs::block_rows(c.gqa_group() as u32, c.head_dim as u32) as usize;
+        let block_rows = AttendRowsArgs::block_rows(c.gqa_group() as u32) as usize;
         let slot_rows = match block_rows {
             0 => rows,
             _ => rows.min(MATVEC_ROWS as usize),

@@ -227,7 +227,14 @@ pub trait Device: fmt::Debug + Send {
     /// [`DeviceError::Lost`].
     fn fill(&self, to: &Buffer, byte: u8) -> Result<(), DeviceError>;
 
-    /// Starts a kernel. What its arguments point to must live until it has run.
+    /// Makes kernels ready, before any of them is launched: compiles them, where that is not done.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Failed`], [`DeviceError::Lost`].
+    fn prepare(&self, kernels: &[Kernel]) -> Result<(), DeviceError>;
+
+    /// Starts a kernel that was prepared. What its arguments point to must live until it has run.
     ///
     /// # Errors
     ///

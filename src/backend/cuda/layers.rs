@@ -8,6 +8,7 @@ use std::{
 };
 
 use chaski_models::{BackendError, Row, forward::kv::KvGeometry, forward::walk};
+use chaski_quant::scalar::attention::KvType;
 
 use super::{
     Opened,
@@ -135,6 +136,9 @@ impl DeviceLayers {
             held.push(copied.0);
             head = Some(copied.1);
         }
+        // While the last weights are on their way.
+        dev.prepare(&kernels(&layers, head.as_ref(), limits.kv_type))
+            .map_err(failed(dev, "compiling the kernels"))?;
         dev.synchronize()
             .map_err(failed(dev, "copying the weights"))?;
         let summary = DeviceSummary {
@@ -367,6 +371,32 @@ impl DeviceLayers {
             message: error.to_string(),
         }
     }
+}
+
+/// The kernels that passes need.
+fn kernels(layers: &[LayerAt], head: Option<&HeadAt>, kv_type: KvType) -> Vec<Kernel> {
+    let mut kernels = vec![
+        Kernel::NormQuantize,
+        Kernel::Quantize,
+        Kernel::Swiglu,
+        Kernel::RopeStore,
+        Kernel::Attend(kv_type),
+        Kernel::AttendMerge,
+        Kernel::AttendRows(kv_type),
+        Kernel::ReadProbe,
+    ];
+    let of_layers = layers.iter().flat_map(LayerAt::matrices);
+    for matrix in of_layers.chain(head.map(|head| &head.output)) {
+        let of_type: &[Kernel] = if matrix.qtype.is_quantized() {
+            &[Kernel::Matvec(matrix.qtype), Kernel::Matmul(matrix.qtype)]
+        } else {
+            &[Kernel::MatrixFloat(matrix.qtype)]
+        };
+        if !kernels.contains(&of_type[0]) {
+            kernels.extend(of_type);
+        }
+    }
+    kernels
 }
 
 /// Copies floats from byte `at` of `from`.

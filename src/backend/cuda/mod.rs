@@ -1,8 +1,7 @@
 //! An NVIDIA GPU, which a model's last layers and its head can be on.
 //!
-//! The kernels themselves are not written yet (`docs/cuda.md`, "What is left"): [`open`] says so.
-//!
-//! * [`args`]: the kernels, what they are handed, how they are launched.
+//! * [`args`]: the kernels, what they are handed, how they are launched. `kernels/` is their source in CUDA C++, [`ptx`]
+//!   what the driver takes.
 //! * [`device`]: what the backend asks of a device. `driver` is the CUDA driver, looked for at run time;
 //!   without the feature `cuda`, `disabled` stands in its place.
 //! * `place`: what fits; `weights`, `buffers`: what lies on the device; `input`: what each pass sends
@@ -20,8 +19,7 @@ mod error;
 mod input;
 mod layers;
 mod place;
-#[cfg(feature = "cuda")]
-mod ptx;
+pub mod ptx;
 mod walk;
 mod weights;
 

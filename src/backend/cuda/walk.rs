@@ -99,7 +99,7 @@ impl Walk<'_> {
             eps: self.config.norm_eps,
             pad: 0,
         };
-        let shape = NormQuantizeArgs::shape(rows);
+        let shape = args.shape(rows);
         self.device
             .launch(&Launch::new(Kernel::NormQuantize, shape, &args))
     }
@@ -161,7 +161,7 @@ impl Walk<'_> {
     /// Attention of few rows: spans of each, then their merging.
     fn attend_slots(&self, layer: usize) -> Result<(), DeviceError> {
         let (c, b, g) = (self.config, self.buffers, &self.geometry);
-        let args = AttendArgs {
+        let mut args = AttendArgs {
             q: b.q.address(),
             states: b.states.address(),
             pool: self.pool(layer),
@@ -172,9 +172,10 @@ impl Walk<'_> {
             head_dim: c.head_dim as u32,
             q_stride: c.q_dim() as u32,
             scale: c.attn_scale(),
-            pad: 0,
+            heads: 0,
         };
-        let shape = args.shape(self.counts.slots as u32);
+        let multiprocessors = self.device.info().multiprocessors;
+        let shape = args.shape(self.counts.slots as u32, multiprocessors);
         self.device
             .launch(&Launch::new(Kernel::Attend(g.kv_type), shape, &args))?;
         let args = AttendMergeArgs {

@@ -63,6 +63,21 @@ pub(super) struct LayerAt {
     pub(super) down: MatrixAt,
 }
 
+impl LayerAt {
+    /// Its matrices.
+    pub(super) const fn matrices(&self) -> [&MatrixAt; 7] {
+        [
+            &self.q.matrix,
+            &self.k.matrix,
+            &self.v.matrix,
+            &self.attn_output,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ]
+    }
+}
+
 /// The head on a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadAt {

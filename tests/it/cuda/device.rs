@@ -1,5 +1,5 @@
-//! A device that computes by definition, in the test's own memory: what the host side is tested with, without a GPU and
-//! without the kernels. It can be told to fail at its nth call.
+//! Devices in the test's own memory, without a GPU: one computes by definition, another runs the kernels' source over an
+//! emulation. They can be told to fail at their nth call.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use chaski::backend::cuda::{
 };
 
 use super::{
+    emulated::Library,
     kernels,
     memory::{self, Memory, lock},
 };
@@ -28,6 +29,8 @@ pub(super) enum Fault {
 pub(super) struct Log {
     /// Calls so far, of any kind but `info`.
     pub(super) calls: usize,
+    /// Kernels that may be launched.
+    pub(super) prepared: Vec<Kernel>,
     /// Launches that ran, replayed ones included.
     pub(super) launches: Vec<Kernel>,
     /// Recordings that were made, and those that were started.
@@ -37,11 +40,21 @@ pub(super) struct Log {
     pub(super) fault: Option<(usize, Fault)>,
 }
 
-type Shared = Arc<Mutex<Log>>;
+pub(super) type Shared = Arc<Mutex<Log>>;
+
+/// What runs a launch.
+#[derive(Clone, Copy, Debug)]
+enum Runs {
+    /// `kernels.rs`.
+    Definition,
+    /// The kernels' source, in an order of warps and lanes that changes from launch to launch.
+    Source(&'static Library),
+}
 
 #[derive(Debug)]
-struct ByDefinition {
+struct TestDevice {
     info: DeviceInfo,
+    runs: Runs,
     memory: Arc<Mutex<Memory>>,
     log: Shared,
     recording: Arc<Mutex<Option<Vec<Launch>>>>,
@@ -49,16 +62,30 @@ struct ByDefinition {
 
 /// A device with so many free bytes, and its log.
 pub(super) fn by_definition(free: usize) -> (Opened, Shared) {
+    let memory = Memory::new(free);
+    opened("a device by definition", Runs::Definition, memory, free)
+}
+
+/// The same over the kernels' source; none where there is no C++ compiler.
+pub(super) fn emulated(free: usize) -> Option<(Opened, Shared)> {
+    let library = Library::get()?;
+    let memory = Memory::emulated(free, library);
+    let runs = Runs::Source(library);
+    Some(opened("an emulated device", runs, memory, free))
+}
+
+fn opened(name: &str, runs: Runs, memory: Memory, free: usize) -> (Opened, Shared) {
     let log = Shared::default();
-    let device = ByDefinition {
+    let device = TestDevice {
         info: DeviceInfo {
-            name: "a device by definition".to_owned(),
+            name: name.to_owned(),
             capability: (8, 0),
             multiprocessors: 3,
             shared: 99 << 10,
             memory: free,
         },
-        memory: Arc::new(Mutex::new(Memory::new(free))),
+        runs,
+        memory: Arc::new(Mutex::new(memory)),
         log: Arc::clone(&log),
         recording: Arc::default(),
     };
@@ -88,15 +115,31 @@ fn count(log: &Shared, call: &'static str) -> Result<(), DeviceError> {
     }
 }
 
-fn run(memory: &Mutex<Memory>, log: &Shared, launch: &Launch) -> Result<(), DeviceError> {
-    log.lock().unwrap().launches.push(launch.kernel);
-    kernels::run(&mut lock(memory), launch).map_err(|illegal| DeviceError::Launch {
+fn run(
+    runs: Runs,
+    memory: &Mutex<Memory>,
+    log: &Shared,
+    launch: &Launch,
+) -> Result<(), DeviceError> {
+    let seed = {
+        let mut log = log.lock().unwrap();
+        let kernel = launch.kernel;
+        assert!(log.prepared.contains(&kernel), "{kernel:?} is not prepared");
+        log.launches.push(kernel);
+        log.launches.len() as u64
+    };
+    let mut memory = lock(memory);
+    let ran = match runs {
+        Runs::Definition => kernels::run(&mut memory, launch).map_err(|e| e.to_string()),
+        Runs::Source(library) => library.launch(launch, seed),
+    };
+    ran.map_err(|message| DeviceError::Launch {
         kernel: launch.kernel.entry(),
-        message: illegal.to_string(),
+        message,
     })
 }
 
-impl ByDefinition {
+impl TestDevice {
     fn call(&self, call: &'static str) -> Result<(), DeviceError> {
         // A stream that is recorded takes launches only.
         let recording = self.recording.lock().unwrap().is_some();
@@ -105,7 +148,7 @@ impl ByDefinition {
     }
 }
 
-impl Device for ByDefinition {
+impl Device for TestDevice {
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
@@ -159,13 +202,19 @@ impl Device for ByDefinition {
         Ok(())
     }
 
+    fn prepare(&self, kernels: &[Kernel]) -> Result<(), DeviceError> {
+        self.call("prepare")?;
+        self.log.lock().unwrap().prepared.extend(kernels);
+        Ok(())
+    }
+
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         self.call("launch")?;
         if let Some(recorded) = &mut *self.recording.lock().unwrap() {
             recorded.push(*launch);
             return Ok(());
         }
-        run(&self.memory, &self.log, launch)
+        run(self.runs, &self.memory, &self.log, launch)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
@@ -184,6 +233,7 @@ impl Device for ByDefinition {
         self.log.lock().unwrap().captures += 1;
         Ok(Box::new(Recorded {
             launches,
+            runs: self.runs,
             memory: Arc::clone(&self.memory),
             log: Arc::clone(&self.log),
         }))
@@ -193,6 +243,7 @@ impl Device for ByDefinition {
 #[derive(Debug)]
 struct Recorded {
     launches: Vec<Launch>,
+    runs: Runs,
     memory: Arc<Mutex<Memory>>,
     log: Shared,
 }
@@ -202,6 +253,6 @@ impl Graph for Recorded {
         count(&self.log, "replay")?;
         self.log.lock().unwrap().replays += 1;
         let mut launches = self.launches.iter();
-        launches.try_for_each(|launch| run(&self.memory, &self.log, launch))
+        launches.try_for_each(|launch| run(self.runs, &self.memory, &self.log, launch))
     }
 }

@@ -157,6 +157,14 @@ fn launches_run_at_once_or_recorded() {
     let shape = ReadProbeArgs::shape(device.info());
     let probe = Launch::new(Kernel::ReadProbe, shape, &ReadProbeArgs::default());
     device.launch(&probe).unwrap();
+    let other = Launch {
+        kernel: Kernel::Quantize,
+        ..probe
+    };
+    let error = device.launch(&other).unwrap_err().to_string();
+    assert!(error.ends_with("it was not prepared"), "{error}");
+    device.prepare(&[Kernel::Swiglu, Kernel::Quantize]).unwrap();
+    device.launch(&other).unwrap();
     // More shared memory than a kernel has unless it is told.
     let large = Shape {
         shared: 60 << 10,
@@ -266,7 +274,12 @@ fn whatever_the_driver_says_is_an_error_that_names_it() {
             ("", ""),
             "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
         ),
-        ("cuModuleGetFunction:3:500", ("", ""), "chaski_swiglu"),
+        (
+            "cuModuleLoadData:3:200",
+            ("", ""),
+            "the device failed (cuModuleLoadData): `rope_store`",
+        ),
+        ("cuModuleGetFunction:4:500", ("", ""), "chaski_swiglu"),
         ("cuMemHostAlloc:2:2", ("", ""), "host memory"),
         (
             "",

@@ -1,20 +1,53 @@
-//! Memory of the device that computes by definition: every access must lie within one allocation.
+//! Memory of the devices of tests: by definition, every access must lie within one allocation.
 
 use std::{
     collections::BTreeMap,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use chaski::backend::cuda::device::Buffer;
 
+use super::emulated::{Library, Region};
+
 /// From one allocation to the next, beside its length: an access that runs over hits nothing.
 const GAP: u64 = 1 << 20;
+
+/// An allocation's bytes.
+#[derive(Debug)]
+enum Bytes {
+    /// At an address that is none of this process.
+    Elsewhere(Vec<u8>),
+    /// Where their address says: kernels can be run over them.
+    Here(Region),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Elsewhere(bytes) => bytes,
+            Self::Here(region) => region,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Elsewhere(bytes) => bytes,
+            Self::Here(region) => region,
+        }
+    }
+}
 
 /// Bytes by address.
 #[derive(Debug)]
 pub(super) struct Memory {
-    allocations: BTreeMap<u64, Vec<u8>>,
+    allocations: BTreeMap<u64, Bytes>,
     next: u64,
+    library: Option<&'static Library>,
     /// Bytes that may be allocated.
     pub(super) free: usize,
 }
@@ -58,11 +91,18 @@ pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 /// A new allocation, if there is room.
 pub(super) fn alloc(memory: &Arc<Mutex<Memory>>, bytes: usize) -> Option<Buffer> {
     let mut locked = lock(memory);
-    locked.free = locked.free.checked_sub(bytes)?;
-    let address = locked.next;
-    locked.next = (address + bytes as u64 + GAP).next_multiple_of(256);
+    let free = locked.free.checked_sub(bytes)?;
     // Not numbers, so that what was never written cannot go unnoticed.
-    locked.allocations.insert(address, vec![0xff; bytes]);
+    let (address, allocation) = match locked.library {
+        Some(library) => {
+            let region = library.alloc(bytes)?;
+            (region.address(), Bytes::Here(region))
+        }
+        None => (locked.next, Bytes::Elsewhere(vec![0xff; bytes])),
+    };
+    locked.free = free;
+    locked.next = (address + bytes as u64 + GAP).next_multiple_of(256);
+    locked.allocations.insert(address, allocation);
     let owner = Owner {
         memory: Arc::clone(memory),
         address,
@@ -74,8 +114,18 @@ impl Memory {
     pub(super) fn new(free: usize) -> Self {
         Self {
             allocations: BTreeMap::new(),
-            next: 1 << 32,
+            // As large as an address is: no size looks like one.
+            next: 1 << 46,
+            library: None,
             free,
+        }
+    }
+
+    /// Memory that kernels can be run over.
+    pub(super) fn emulated(free: usize, library: &'static Library) -> Self {
+        Self {
+            library: Some(library),
+            ..Self::new(free)
         }
     }
 

@@ -6,9 +6,12 @@
 mod cli;
 mod device;
 mod driver;
+mod emulated;
 mod kernels;
 mod memory;
+mod ptx;
 mod real;
+mod scripts;
 
 use std::sync::Arc;
 

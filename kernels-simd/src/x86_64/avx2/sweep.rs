@@ -48,16 +48,19 @@ macro_rules! sweeps {
             if x.n_rows() > few {
                 return panel_sweep::<B, V, S, SUMS, OFFSET>(w, x, out, unpack);
             }
+            let ahead = $crate::x86_64::fetch::distance(x.n_rows());
             for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
                 let (scales, blocks) = w.tile(i).split_at(4 * TILE_ROWS);
                 let blocks = &blocks.as_chunks().0[..w.n_blocks()];
                 for (i, out) in out.chunks_mut(ROWS * TILE_ROWS).enumerate() {
                     let t = i * ROWS;
                     match out.len() / TILE_ROWS {
-                        1 => few_rows::<B, V, S, SUMS, OFFSET, 1>(blocks, x, t, out, unpack),
-                        2 => few_rows::<B, V, S, SUMS, OFFSET, 2>(blocks, x, t, out, unpack),
-                        3 => few_rows::<B, V, S, SUMS, OFFSET, 3>(blocks, x, t, out, unpack),
-                        _ => few_rows::<B, V, S, SUMS, OFFSET, ROWS>(blocks, x, t, out, unpack),
+                        1 => few_rows::<B, V, S, SUMS, OFFSET, 1>(blocks, x, t, out, ahead, unpack),
+                        2 => few_rows::<B, V, S, SUMS, OFFSET, 2>(blocks, x, t, out, ahead, unpack),
+                        3 => few_rows::<B, V, S, SUMS, OFFSET, 3>(blocks, x, t, out, ahead, unpack),
+                        _ => few_rows::<B, V, S, SUMS, OFFSET, ROWS>(
+                            blocks, x, t, out, ahead, unpack,
+                        ),
                     }
                 }
                 scale_rows(scales, out);
@@ -155,14 +158,13 @@ macro_rules! sweeps {
             x: &ActRows<'_>,
             t: usize,
             out: &mut [f32],
+            ahead: usize,
             unpack: impl Fn(&[u8; B], usize, &mut PanelBlock<V, S>) + Copy,
         ) {
             let rows: [ActRow<'_>; N] = ActRow::parts(x, t, 0, blocks.len());
             let mut acc = load_sums(0, out);
             for (b, block) in blocks.iter().enumerate() {
-                if N > 1 {
-                    $crate::x86_64::fetch::fetch_beyond(block);
-                }
+                $crate::x86_64::fetch::fetch_beyond(block, ahead);
                 let mut unpacked = PanelBlock::zero();
                 unpack(block, 0, &mut unpacked);
                 if N == 1 {

@@ -5,6 +5,7 @@ use std::arch::x86_64::{__m512, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_
 use chaski_quant::{ActRows, BLOCK, TILE_ROWS, TileRun};
 
 use super::load::store_f32x16;
+use crate::x86_64::fetch::{distance, fetch_beyond};
 
 /// Rows at a time: enough sums to hide the latency of the fused steps.
 const MAX_ROWS: usize = 8;
@@ -20,6 +21,7 @@ pub(super) fn float_sweep<const B: usize>(
     out: &mut [f32],
     load: impl Fn(&[u8; B], usize) -> __m512 + Copy,
 ) {
+    let ahead = distance(x.n_rows());
     for (i, out) in out.chunks_exact_mut(x.n_rows() * TILE_ROWS).enumerate() {
         let blocks = &w.tile(i).as_chunks().0[..w.n_blocks()];
         let (mut t, mut rest) = (0, out);
@@ -31,11 +33,11 @@ pub(super) fn float_sweep<const B: usize>(
             };
             let (out, after) = rest.split_at_mut(n * TILE_ROWS);
             match n {
-                1 => rows::<B, 1>(blocks, x, t, out, load),
-                2 => rows::<B, 2>(blocks, x, t, out, load),
-                3 => rows::<B, 3>(blocks, x, t, out, load),
-                4 => rows::<B, 4>(blocks, x, t, out, load),
-                _ => rows::<B, MAX_ROWS>(blocks, x, t, out, load),
+                1 => rows::<B, 1>(blocks, x, t, out, ahead, load),
+                2 => rows::<B, 2>(blocks, x, t, out, ahead, load),
+                3 => rows::<B, 3>(blocks, x, t, out, ahead, load),
+                4 => rows::<B, 4>(blocks, x, t, out, ahead, load),
+                _ => rows::<B, MAX_ROWS>(blocks, x, t, out, ahead, load),
             }
             (t, rest) = (t + n, after);
         }
@@ -50,6 +52,7 @@ fn rows<const B: usize, const N: usize>(
     x: &ActRows<'_>,
     t: usize,
     out: &mut [f32],
+    ahead: usize,
     load: impl Fn(&[u8; B], usize) -> __m512 + Copy,
 ) {
     let mut rows: [&[[f32; BLOCK]]; N] = [&[]; N];
@@ -58,6 +61,7 @@ fn rows<const B: usize, const N: usize>(
     }
     let mut acc = [_mm512_setzero_ps(); N];
     for (b, block) in blocks.iter().enumerate() {
+        fetch_beyond(block, ahead);
         let mut x = [&[0.0; BLOCK]; N];
         for i in 0..N {
             x[i] = &rows[i][b];

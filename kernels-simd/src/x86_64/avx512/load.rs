@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::{
     __m128, __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_storeu_ps, _mm_storeu_si128,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_castps_si512, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 /// 64 bytes from `bytes[at]`.
@@ -128,6 +128,14 @@ pub(super) fn broadcast_codes(codes: &[i8; 32], g: usize) -> __m512i {
 pub(super) fn broadcast_pair(pair: [i16; 2]) -> __m512i {
     let low = i32::from(pair[0].cast_unsigned());
     _mm512_set1_epi32(i32::from(pair[1]) << 16 | low)
+}
+
+/// `x[at]` in every lane. By way of a float: of an integer the compiler makes a load and a broadcast out of a register,
+/// which costs a slot of those that multiply.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn broadcast_i32(x: &[i32; 16], at: usize) -> __m512i {
+    _mm512_castps_si512(_mm512_set1_ps(f32::from_bits(x[at].cast_unsigned())))
 }
 
 /// `x[at..at + 16] = v`.

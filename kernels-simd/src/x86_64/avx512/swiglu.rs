@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 
 use super::{
     exp::exp,
-    load::{load_f32_padded, store_f32_padded},
+    load::{load_f32_padded, load_f32x16, store_f32_padded, store_f32x16},
 };
 
 #[inline]
@@ -20,8 +20,14 @@ fn swiglu16(gate: __m512, up: __m512) -> __m512 {
 /// See [`chaski_quant::scalar::swiglu`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let inputs = gate.chunks(16).zip(up.chunks(16));
-    for ((gate, up), out) in inputs.zip(out.chunks_mut(16)) {
+    // Whole vectors without a mask: a masked store is not forwarded to the load of whoever reads it next, the quantiser.
+    let (gates, gate) = gate.as_chunks::<16>();
+    let (ups, up) = up.as_chunks::<16>();
+    let (outs, out) = out.as_chunks_mut::<16>();
+    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+        store_f32x16(out, 0, swiglu16(load_f32x16(gate, 0), load_f32x16(up, 0)));
+    }
+    if !out.is_empty() {
         store_f32_padded(out, swiglu16(load_f32_padded(gate), load_f32_padded(up)));
     }
 }

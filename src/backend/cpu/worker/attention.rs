@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use chaski_models::forward::kv::{span_parts, spans};
-use chaski_quant::scalar::attention::{KV_TILE, clear};
+use chaski_quant::scalar::attention::{KV_TILE, KvTile, clear};
 
 use super::{Job, Row, Scratch, Turn, Worker};
 use crate::backend::cpu::{buffers::Slot, schedule::AttendBy};
@@ -78,26 +78,40 @@ impl Job<'_> {
         let attended = |pos| self.config.attended(layer, pos);
         // Positions rise from row to row, and with them both ends of what is attended to.
         let all = attended(first.pos).start..attended(last.pos).end;
-        let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
-        let page_of = |tile: usize| {
-            let page = self.pages.page(first.seq, tile);
-            &kv[page * page_bytes..(page + 1) * page_bytes]
-        };
         let mut parts = span_parts(all, span).peekable();
         while let Some(part) = parts.next() {
             for (row, ranges) in rows.iter().zip(ranges.chunks_exact_mut(group)) {
                 ranges.fill(clip(attended(row.pos), part.tile));
             }
-            let mut tile = geometry.tile(page_of(part.tile), layer, kv_head);
-            if let Some(next) = parts.peek() {
-                let keys = geometry.key_range(layer, kv_head);
-                let values = geometry.value_range(layer, kv_head);
-                tile.ahead = &page_of(next.tile)[keys.start..values.end];
-            }
+            let next = parts.peek().map(|next| (next.tile, kv_head));
+            let tile = self.tile(kv, layer, first.seq, (part.tile, kv_head), next);
             let scale = self.config.attn_scale();
             self.kernels
                 .attend_tile(&tile, queries, ranges, scale, states);
         }
+    }
+
+    /// A tile of sequence `seq`, by its number and its KV head, and what will be read `next`.
+    fn tile<'k>(
+        &self,
+        kv: &'k [u8],
+        layer: usize,
+        seq: usize,
+        (tile, kv_head): (usize, usize),
+        next: Option<(usize, usize)>,
+    ) -> KvTile<'k> {
+        let (geometry, page_bytes) = (&self.shape.kv, self.shape.kv.page_bytes());
+        let page_of = |tile: usize| {
+            let page = self.pages.page(seq, tile);
+            &kv[page * page_bytes..(page + 1) * page_bytes]
+        };
+        let mut at_hand = geometry.tile(page_of(tile), layer, kv_head);
+        if let Some((tile, kv_head)) = next {
+            let keys = geometry.key_range(layer, kv_head);
+            let values = geometry.value_range(layer, kv_head);
+            at_hand.ahead = &page_of(tile)[keys.start..values.end];
+        }
+        at_hand
     }
 
     /// Splits rows into runs of one sequence.
@@ -130,32 +144,45 @@ impl Worker<'_> {
         }
     }
 
-    /// Units of a slot and a KV head.
+    /// Units of a slot and a KV head. All heads of a slot that the worker has go through its tiles together: the tiles of
+    /// a page's heads lie side by side, those of a head do not.
     fn attend_slots(&self, layer: usize) {
         let (job, turn, config) = (self.job, &self.turn, self.job.config);
         let (n_kv_heads, group, len) = (config.n_kv_heads, config.gqa_group(), job.state_len());
         let Scratch { ranges, .. } = turn.own(&job.scratch);
         let (q, kv) = (turn.read(&job.q), turn.read(&job.kv));
+        let (ranges, scale) = (&mut ranges[..group], config.attn_scale());
         let mut states = turn.part(&job.states);
-        for unit in turn.units() {
-            let (slot, kv_head) = (unit / n_kv_heads, unit % n_kv_heads);
-            let heads = kv_head * group..(kv_head + 1) * group;
-            let Slot { row, span } = job.index.slots[slot];
-            let states = states.row(slot, heads.start * len..heads.end * len);
-            states.chunks_exact_mut(len).for_each(clear);
-            let at = (row * config.n_heads + heads.start) * config.head_dim;
-            let queries = &q[at..at + group * config.head_dim];
-            let ranges = &mut ranges[..group];
-            job.attend_span(
-                kv,
-                layer,
-                kv_head,
-                row..row + 1,
-                span,
-                queries,
-                ranges,
-                states,
-            );
+        for (slot, Slot { row, span }) in job.index.slots.iter().enumerate() {
+            let units = turn
+                .units()
+                .within(slot * n_kv_heads..(slot + 1) * n_kv_heads);
+            let heads = |unit: usize| {
+                let kv_head = unit % n_kv_heads;
+                kv_head * group..(kv_head + 1) * group
+            };
+            for unit in units {
+                let Range { start, end } = heads(unit);
+                let states = states.row(slot, start * len..end * len);
+                states.chunks_exact_mut(len).for_each(clear);
+            }
+            let Row { seq, pos, .. } = job.index.rows[*row];
+            let attended = config.attended(layer, pos);
+            let tiles = span_parts(attended.clone(), *span);
+            let mut walk = tiles.flat_map(|part| units.map(move |unit| (part.tile, unit)));
+            let mut next = walk.next();
+            while let Some((tile, unit)) = next {
+                next = walk.next();
+                ranges.fill(clip(attended.clone(), tile));
+                let Range { start, end } = heads(unit);
+                let head = |(tile, unit)| (tile, unit % n_kv_heads);
+                let tile = job.tile(kv, layer, seq, head((tile, unit)), next.map(head));
+                let at = row * config.n_heads;
+                let queries = &q[(at + start) * config.head_dim..(at + end) * config.head_dim];
+                let states = states.row(slot, start * len..end * len);
+                job.kernels
+                    .attend_tile(&tile, queries, ranges, scale, states);
+            }
         }
     }
 

@@ -33,6 +33,9 @@ impl Worker<'_> {
         let (mut floats, mut codes) = (turn.part(&job.ffn.floats), job.ffn.codes(turn));
         let units = turn.units().stretch();
         let step = (CALL_ROWS / (2 * UNIT_TILES * n_rows)).clamp(1, MAX_UNITS);
+        // Once for all rows: to clear them for each takes as long as to fill them.
+        let (mut gate, mut up) = ([0.0; MAX_UNITS * BLOCK], [0.0; MAX_UNITS * BLOCK]);
+        let mut hidden = [0.0; MAX_UNITS * BLOCK];
         for first in units.clone().step_by(step) {
             let last = (first + step).min(units.end);
             let tiles = 2 * UNIT_TILES * first..(2 * UNIT_TILES * last).min(run.n_tiles());
@@ -45,10 +48,17 @@ impl Worker<'_> {
                 n_rows: 2 * n_rows,
             };
             for row in 0..n_rows {
-                let (mut gate, mut up) = ([0.0; MAX_UNITS * BLOCK], [0.0; MAX_UNITS * BLOCK]);
                 let (gate, up) = (&mut gate[..n], &mut up[..n]);
                 pairs.copy(row, 0, gate);
                 pairs.copy(n_rows + row, 0, up);
+                if quantize && !job.shape.rounded && !job.shape.observed {
+                    // Nobody reads the numbers themselves, and where they would lie is far apart from row to row.
+                    let hidden = &mut hidden[..(last - first) * BLOCK];
+                    job.kernels.swiglu(gate, up, &mut hidden[..n]);
+                    hidden[n..].fill(0.0);
+                    codes.quantize(job.kernels, row, first, hidden);
+                    continue;
+                }
                 // The columns past `ffn_dim` are never written and stay zero.
                 let floats = floats.row(row, first * BLOCK..last * BLOCK);
                 job.kernels.swiglu(gate, up, &mut floats[..n]);

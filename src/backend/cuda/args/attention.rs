@@ -151,28 +151,41 @@ args! {
         pub q_stride: u32,
         /// The factor of the scores.
         pub scale: f32,
-        /// Not used.
-        pub pad: u32,
+        /// Query heads of a block of threads: 1, 4 or, up to 128 elements, 8; set by [`shape`](Self::shape).
+        pub heads: u32,
     }
 }
 
-/// Query heads that go through a span together.
-const ATTEND_HEADS: u32 = 4;
-/// Tiles of a span.
+/// Tiles of a span, a warp of [`Kernel::Attend`](super::Kernel::Attend) each.
 const SPAN_TILES: u32 = (KV_SPAN / KV_TILE) as u32;
+/// Bytes of a warp's ring of pieces of keys and values.
+const SLOT_RING: u32 = 4 * 2048;
+/// Most query heads that go through a span together.
+const SLOT_HEADS: u32 = 8;
 
 impl AttendArgs {
-    /// A block of threads for each of up to `slots` slots and each KV head. `n_kv_heads` <= 65535.
-    pub const fn shape(&self, slots: u32) -> Shape {
-        let scores = ATTEND_HEADS * KV_SPAN as u32;
-        let states = ATTEND_HEADS * SPAN_TILES * self.head_dim;
-        // Per head and tile: m, l and the two weights of its merge.
-        let merges = 4 * ATTEND_HEADS * SPAN_TILES;
-        let shared = 4 * (ATTEND_HEADS * self.head_dim + scores + states + merges);
+    /// A block of threads for each of up to `slots` slots and some query heads of a KV head, on a device of so many
+    /// multiprocessors; sets `heads`. `n_heads` <= 65535.
+    pub fn shape(&mut self, slots: u32, multiprocessors: u32) -> Shape {
+        let group = self.n_heads / self.pool.n_kv_heads;
+        // Keys and values are read once for all heads of a block. But where most multiprocessors have no block, reading
+        // them several times over costs less than going through several heads.
+        self.heads = if slots * self.n_heads <= multiprocessors / 2 {
+            1
+        } else if group > 4 && self.head_dim <= 128 {
+            SLOT_HEADS
+        } else {
+            4
+        };
+        // Of each tile and head: the two weights of its merge, and l; of each head m.
+        let merges = (3 * SPAN_TILES + 1) * SLOT_HEADS;
+        let scales = SPAN_TILES * KV_TILE as u32;
+        let (queries, weights) = (self.heads * self.head_dim, self.heads * KV_SPAN as u32);
+        let shared = SPAN_TILES * SLOT_RING + 4 * (merges + scales + queries + weights);
         assert!(shared <= MAX_SHARED, "more than MAX_HEAD_DIM");
         Shape {
-            grid: [slots, self.pool.n_kv_heads, 1],
-            threads: 256,
+            grid: [slots, self.pool.n_kv_heads * group.div_ceil(self.heads), 1],
+            threads: 32 * SPAN_TILES,
             shared,
         }
     }
@@ -235,31 +248,36 @@ args! {
     }
 }
 
+/// Queries that a half or a whole warp has together in [`Kernel::AttendRows`](super::Kernel::AttendRows).
+const SET: u32 = 8;
+
 impl AttendRowsArgs {
     /// Most rows of a [`RowBlock`], for a number of query heads of each KV head; 0: the kernel cannot be used, and
     /// any number of rows goes through [`Kernel::Attend`](super::Kernel::Attend).
-    pub const fn block_rows(group: u32, head_dim: u32) -> u32 {
-        Self::queries(head_dim) / group
-    }
-
-    const fn queries(head_dim: u32) -> u32 {
-        if head_dim <= 128 {
-            MAX_QUERIES
-        } else {
-            MAX_QUERIES / 4
-        }
+    pub const fn block_rows(group: u32) -> u32 {
+        MAX_QUERIES / group
     }
 
     /// A block of threads for each row block and KV head. `n_kv_heads` <= 65535.
     pub const fn shape(&self, row_blocks: u32) -> Shape {
-        let (queries, tile) = (Self::queries(self.head_dim), KV_TILE as u32);
-        // The queries, a tile's keys or values as floats, its scores, and a few numbers of each query.
-        let floats = queries * self.head_dim + tile * self.head_dim + queries * tile + 8 * queries;
-        assert!(4 * floats <= MAX_SHARED, "more than MAX_HEAD_DIM");
+        // Threads of a set, and bytes of a piece of keys or values, of which a ring has four.
+        let (lanes, piece) = if self.head_dim <= 128 {
+            (16, 4096)
+        } else {
+            (32, 2048)
+        };
+        let (warps, of_warp) = (MAX_QUERIES / SET * lanes / 32, SET * 32 / lanes);
+        let tile = KV_TILE as u32;
+        // A row of weights is longer, so that those who write it meet different banks.
+        let weights = warps * tile * (of_warp + 4);
+        // Two numbers of a merge and two positions of each query, and the scales of three tiles.
+        let floats = MAX_QUERIES * self.head_dim + weights + 4 * MAX_QUERIES + 3 * 2 * tile;
+        let shared = 4 * piece + 4 * floats;
+        assert!(shared <= MAX_SHARED, "more than MAX_HEAD_DIM");
         Shape {
             grid: [row_blocks, self.pool.n_kv_heads, 1],
-            threads: 256,
-            shared: 4 * floats,
+            threads: 32 * warps,
+            shared,
         }
     }
 }

@@ -52,12 +52,20 @@ args! {
     }
 }
 
+/// Most threads of a block of [`Kernel::NormQuantize`](super::Kernel::NormQuantize).
+const NORM_THREADS: u32 = 1024;
+
 impl NormQuantizeArgs {
-    /// A block of threads for each row.
-    pub const fn shape(rows: u32) -> Shape {
+    /// A block of threads for each row: one thread for four elements, up to 4096 of them.
+    pub const fn shape(&self, rows: u32) -> Shape {
+        let threads = (self.out.n_blocks * BLOCK as u32 / 4).next_multiple_of(32);
         Shape {
             grid: [rows, 1, 1],
-            threads: 256,
+            threads: if threads < NORM_THREADS {
+                threads
+            } else {
+                NORM_THREADS
+            },
             shared: 0,
         }
     }

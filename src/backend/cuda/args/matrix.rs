@@ -52,32 +52,34 @@ args! {
         pub n_blocks: u32,
         /// Rows of activations.
         pub rows: u32,
-        /// Blocks that a stage of the pipeline holds; set by [`matrix_launch`].
-        pub chunk: u32,
-        /// Stages of the pipeline; set by [`matrix_launch`].
-        pub stages: u32,
-        /// Not used.
-        pub pad: u32,
+        /// 2^16; set by [`matrix_launch`]. The kernels' compiler is not to know it: what it would make a shift stays a
+        /// multiplication, whose unit has less to do.
+        pub half_turn: u32,
     }
 }
 
-/// Warps of a matvec block that multiply; more warps sum.
-const MATVEC_WARPS: u32 = 8;
-/// Blocks of threads of matvec for each multiprocessor.
+/// Threads of a block of matvec.
+const MATVEC_THREADS: u32 = 288;
+/// Most blocks of matvec for each multiprocessor.
 const MATVEC_BLOCKS: u32 = 3;
-/// Rows of activations of a matmul block.
+/// Bytes of shared memory that the driver takes of each block.
+const RESERVED_SHARED: u32 = 1024;
+/// Bytes of a column of matvec's results: 16 rows of two floats, and padding.
+const MATVEC_COLUMN: u32 = 144;
+/// Matrix blocks of the ring of a warp of matvec.
+const MATVEC_RING: u32 = 16;
+/// Rows of activations of a block of matmul.
 const MATMUL_COLUMNS: u32 = 64;
-/// Matrix blocks of a matmul stage.
+/// Matrix blocks of a stage of matmul.
 const MATMUL_CHUNK: u32 = 4;
-/// Most warps, and therefore tiles, of a matmul block.
+/// Tiles of a warp of matmul.
+const MATMUL_TILES: u32 = 2;
+/// Most warps of a block of matmul.
 const MATMUL_WARPS: u32 = 8;
-/// Rows of activations of a block of [`Kernel::MatrixFloat`].
-const FLOAT_ROWS: u32 = 8;
 /// Tiles of a block of [`Kernel::MatrixFloat`].
 const FLOAT_TILES: u32 = 2;
-/// Bytes of a stage, of each tile, and stages, of [`Kernel::MatrixFloat`].
+/// Bytes of a stage, of each tile, of [`Kernel::MatrixFloat`].
 const FLOAT_STAGE: u32 = 1024;
-const FLOAT_STAGES: u32 = 8;
 
 /// The kernel and the launch for matrices of type `qtype`; sets the fields of `args` that belong to it.
 ///
@@ -88,64 +90,78 @@ pub fn matrix_launch(
     device: &DeviceInfo,
 ) -> (Kernel, Shape) {
     args.n_tiles = args.parts.iter().map(|part| part.n_tiles).sum();
-    if !qtype.is_quantized() {
-        let shape = Shape {
-            grid: [
-                args.n_tiles.div_ceil(FLOAT_TILES),
-                args.rows.div_ceil(FLOAT_ROWS),
-                1,
-            ],
-            threads: 32,
-            shared: FLOAT_TILES * FLOAT_STAGE * FLOAT_STAGES,
-        };
-        (args.chunk, args.stages) = (FLOAT_STAGE, FLOAT_STAGES);
-        return (Kernel::MatrixFloat(qtype), shape);
-    }
-    if args.rows <= MATVEC_ROWS {
+    args.half_turn = 1 << 16;
+    let (kernel, shape) = if !qtype.is_quantized() {
+        (Kernel::MatrixFloat(qtype), float_shape(args))
+    } else if args.rows <= MATVEC_ROWS {
         (Kernel::Matvec(qtype), matvec_shape(qtype, args, device))
     } else {
         (Kernel::Matmul(qtype), matmul_shape(qtype, args, device))
+    };
+    debug_assert!(shape.shared <= MAX_SHARED, "{kernel:?}: {shape:?}");
+    (kernel, shape)
+}
+
+/// `FloatPlan` in `kernels/matrix_float.cu`.
+fn float_shape(args: &MatrixArgs) -> Shape {
+    // The kernel is there for 1, 2, 4, 8 and 16 rows.
+    let rows = args.rows.next_power_of_two().min(16);
+    let stages = if rows <= 2 { 16 } else { 8 };
+    Shape {
+        grid: [
+            args.n_tiles.div_ceil(FLOAT_TILES),
+            args.rows.div_ceil(rows),
+            1,
+        ],
+        threads: 32,
+        shared: stages * (FLOAT_TILES * FLOAT_STAGE + rows * 128),
     }
 }
 
-fn matvec_shape(qtype: QuantType, args: &mut MatrixArgs, device: &DeviceInfo) -> Shape {
-    // A stage is a whole number of blocks for each warp, two at a time.
-    args.chunk = if args.rows <= 2 { 32 } else { 16 };
-    args.stages = 4;
-    let halves = if qtype == QuantType::Q4H { 2 } else { 1 };
-    // Two buffers of products: of each block, row and lane an integer sum and a scale, as floats.
-    let products = 2 * args.chunk * halves * args.rows * 16 * 8;
-    let stage = args.chunk * qtype.tile_block_bytes() as u32;
-    let shared = products + args.stages * stage;
-    debug_assert!(shared <= MAX_SHARED, "{shared} bytes of shared memory");
+/// `MatvecPlan` in `kernels/matvec.h`.
+fn matvec_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
+    // The kernel is there for 1, 2, 4 and 8 rows.
+    let rows = args.rows.next_power_of_two();
+    let columns = rows * if qtype == QuantType::Q4H { 2 } else { 1 };
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    // Matrix blocks that a producing warp hands over at once, and buffers for what it hands over.
+    let item = if columns > 8 { 4 } else { 8 };
+    let buffers = match columns {
+        1 => 2,
+        2 if block_bytes < 300 => 2,
+        _ => 1,
+    };
+    let producers = MATVEC_THREADS / 32 - rows.div_ceil(2);
+    let results = buffers * item * columns * MATVEC_COLUMN;
+    let ring = MATVEC_RING * block_bytes;
+    let shared = producers * (results + ring);
+    // Blocks walk the tiles, so all are to be there from the beginning. A multiprocessor has what its largest block may have.
+    let fit = (device.shared + RESERVED_SHARED) / (shared + RESERVED_SHARED);
+    let blocks = device.multiprocessors * fit.clamp(1, MATVEC_BLOCKS);
     Shape {
-        grid: [
-            args.n_tiles.min(device.multiprocessors * MATVEC_BLOCKS),
-            1,
-            1,
-        ],
-        threads: 32 * (MATVEC_WARPS + args.rows.div_ceil(2)),
+        grid: [args.n_tiles.min(blocks), 1, 1],
+        threads: MATVEC_THREADS,
         shared,
     }
 }
 
-fn matmul_shape(qtype: QuantType, args: &mut MatrixArgs, device: &DeviceInfo) -> Shape {
-    args.chunk = MATMUL_CHUNK;
-    args.stages = 3;
+/// `MatmulPlan` in `kernels/matmul.h`.
+fn matmul_shape(qtype: QuantType, args: &MatrixArgs, device: &DeviceInfo) -> Shape {
     let columns = args.rows.div_ceil(MATMUL_COLUMNS);
     // Fewer tiles a block where the multiprocessors would not all have one.
     let mut warps = MATMUL_WARPS;
-    while warps > 2 && args.n_tiles.div_ceil(warps) * columns < 2 * device.multiprocessors {
+    let blocks = |warps| args.n_tiles.div_ceil(MATMUL_TILES * warps) * columns;
+    while warps > 2 && blocks(warps) < 2 * device.multiprocessors {
         warps /= 2;
     }
-    let tiles = warps * MATMUL_CHUNK * qtype.tile_block_bytes() as u32;
-    let activations = MATMUL_COLUMNS * MATMUL_CHUNK * (32 + 4);
-    let shared = args.stages * (tiles + activations);
-    debug_assert!(shared <= MAX_SHARED, "{shared} bytes of shared memory");
+    let block_bytes = qtype.tile_block_bytes() as u32;
+    let stages = if block_bytes < 400 { 3 } else { 2 };
+    let tiles = MATMUL_TILES * warps * block_bytes;
+    let activations = (MATMUL_COLUMNS * 32 + 32) + MATMUL_COLUMNS * 4;
     Shape {
         // Blocks that read the same tiles are neighbours.
-        grid: [columns, args.n_tiles.div_ceil(warps), 1],
+        grid: [columns, args.n_tiles.div_ceil(MATMUL_TILES * warps), 1],
         threads: 32 * warps,
-        shared,
+        shared: stages * MATMUL_CHUNK * (tiles + activations),
     }
 }

@@ -5,16 +5,11 @@
 
 #![allow(unsafe_code)] // calls of the driver
 
+mod kernels;
 mod owned;
 mod staging;
 
-use std::{
-    ffi::CString,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{
     result::{self, DriverError},
@@ -25,9 +20,9 @@ use super::{
     CudaError, Opened,
     args::Kernel,
     device::{Buffer, Device, DeviceError, DeviceInfo, Graph, Launch},
-    ptx,
 };
-use owned::{Context, Executable, Memory, Module, Stream};
+use kernels::Kernels;
+use owned::{Context, Executable, Memory, Stream};
 use staging::Staging;
 
 /// The oldest CUDA version of a driver, major and minor.
@@ -42,22 +37,8 @@ struct Driver {
     info: DeviceInfo,
     stream: Arc<Stream>,
     staging: Mutex<Staging>,
-    functions: Vec<Function>,
-    // The functions' code. Dropped after them.
-    _module: Module,
+    kernels: Mutex<Kernels>,
 }
-
-/// A kernel.
-struct Function {
-    kernel: Kernel,
-    function: sys::CUfunction,
-    /// Dynamic shared memory that it may have.
-    shared: AtomicU32,
-}
-
-// SAFETY: the driver's handles may be used from any thread, one after the other or at once (CUDA driver API, "Thread
-// safety"); each call makes its context the thread's own first.
-unsafe impl Send for Function {}
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -105,32 +86,19 @@ pub fn open() -> Result<Opened, CudaError> {
     let context = Context::retain(device).map_err(failed("making a context"))?;
     let stream = Stream::new(context).map_err(failed("making a stream"))?;
     let stream = Arc::new(stream);
-    let refused = |e: DriverError| CudaError::Kernels {
-        message: match ptx::TEXT {
-            "" => format!("this version of chaski has none yet ({})", told(e)),
-            _ => told(e),
-        },
-    };
-    let module = Module::load(&stream, ptx::TEXT).map_err(refused)?;
-    let mut functions = Vec::with_capacity(Kernel::ALL.len());
-    for kernel in Kernel::ALL {
-        let entry = CString::new(kernel.entry()).unwrap_or_default();
-        let function = module.function(entry).map_err(|e| CudaError::Kernels {
-            message: format!("`{}`: {}", kernel.entry(), told(e)),
+    let mut kernels = Kernels::default();
+    // Of all that there are the smallest: whether the driver takes them.
+    kernels
+        .load(&stream, Kernel::ReadProbe)
+        .map_err(|e| CudaError::Kernels {
+            message: format!("`{}`: {}", e.what, told(e.error)),
         })?;
-        functions.push(Function {
-            kernel,
-            function,
-            shared: AtomicU32::new(PLAIN_SHARED),
-        });
-    }
     let staging = Staging::new(&stream).map_err(failed("allocating host memory for copies"))?;
     let device = Driver {
         info,
         stream,
         staging: Mutex::new(staging),
-        functions,
-        _module: module,
+        kernels: Mutex::new(kernels),
     };
     Ok(Opened {
         device: Box::new(device),
@@ -219,10 +187,6 @@ impl Driver {
             .enter()
             .map_err(|e| failure(call, 0, e))
     }
-
-    fn function(&self, kernel: Kernel) -> Option<&Function> {
-        self.functions.iter().find(|f| f.kernel == kernel)
-    }
 }
 
 impl Device for Driver {
@@ -295,6 +259,23 @@ impl Device for Driver {
             .map_err(|e| failure(call, 0, e))
     }
 
+    fn prepare(&self, kernels: &[Kernel]) -> Result<(), DeviceError> {
+        self.enter("cuModuleLoadData")?;
+        let mut loaded = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        for &kernel in kernels {
+            loaded
+                .load(&self.stream, kernel)
+                .map_err(|e| match failure(e.call, 0, e.error) {
+                    DeviceError::Failed { call, message } => DeviceError::Failed {
+                        call,
+                        message: format!("`{}`: {message}", e.what),
+                    },
+                    error => error,
+                })?;
+        }
+        Ok(())
+    }
+
     fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         let kernel = launch.kernel.entry();
         let refused = |message| DeviceError::Launch { kernel, message };
@@ -302,12 +283,13 @@ impl Device for Driver {
             DeviceError::Failed { message, .. } => refused(message),
             error => error,
         };
-        let Some(function) = self.function(launch.kernel) else {
-            return Err(refused("there is no such kernel".to_owned()));
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(function) = kernels.get(launch.kernel) else {
+            return Err(refused("it was not prepared".to_owned()));
         };
         self.enter("cuLaunchKernel")?;
         let shape = &launch.shape;
-        if shape.shared > function.shared.load(Relaxed) {
+        if shape.shared > function.shared {
             let most =
                 sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is of a module that lives as long as `self`.
@@ -319,7 +301,7 @@ impl Device for Driver {
                 )
             }
             .map_err(failed)?;
-            function.shared.store(shape.shared, Relaxed);
+            function.shared = shape.shared;
         }
         let words = launch.args.words();
         let mut params = [words.as_ptr().cast_mut().cast()];

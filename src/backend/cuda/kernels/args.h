@@ -55,7 +55,7 @@ struct AttendArgs {
   u32 head_dim;
   u32 q_stride;
   float scale;
-  u32 pad;
+  u32 heads;
 };
 
 struct AttendMergeArgs {
@@ -137,9 +137,7 @@ struct MatrixArgs {
   u32 n_tiles;
   u32 n_blocks;
   u32 rows;
-  u32 chunk;
-  u32 stages;
-  u32 pad;
+  u32 half_turn;
 };
 
 struct ReadProbeArgs {

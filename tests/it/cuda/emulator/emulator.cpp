@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <sys/mman.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -22,23 +23,26 @@ constexpr unsigned BARRIERS = 16;
 const size_t PAGE = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
-// Memory between two pages that must not be touched.
+// What must not be touched on both sides of an array: more than a page, or an index that is far off hits another array.
+const size_t GUARD = pages(1 << 20);
+
+// Memory between two guards.
 struct Guarded {
   unsigned char *start = nullptr;
   size_t bytes = 0;
   explicit Guarded(size_t wanted) : bytes(pages(wanted)) {
-    void *p = mmap(nullptr, bytes + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(nullptr, bytes + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return;
-    start = static_cast<unsigned char *>(p) + PAGE;
+    start = static_cast<unsigned char *>(p) + GUARD;
     if (mprotect(start, bytes, PROT_READ | PROT_WRITE) != 0) {
-      munmap(p, bytes + 2 * PAGE);
+      munmap(p, bytes + 2 * GUARD);
       start = nullptr;
     }
   }
   Guarded(const Guarded &) = delete;
   Guarded &operator=(const Guarded &) = delete;
   ~Guarded() {
-    if (start) munmap(start - PAGE, bytes + 2 * PAGE);
+    if (start) munmap(start - GUARD, bytes + 2 * GUARD);
   }
 };
 
@@ -272,22 +276,29 @@ constexpr size_t AROUND = 256;
 struct Allocation {
   std::unique_ptr<Guarded> memory;
   size_t bytes;
+  std::thread::id owner;
 };
 std::mutex allocations_lock;
 std::map<unsigned char *, Allocation> allocations;
 
-bool intact(const unsigned char *from, const unsigned char *to) {
-  for (; from < to; from++)
-    if (*from != 0xff) return false;
-  return true;
+// Whether these bytes were written; they are filled again, so that it is told once.
+bool written(unsigned char *from, unsigned char *to) {
+  bool written = false;
+  for (; from < to; from++) {
+    written |= *from != 0xff;
+    *from = 0xff;
+  }
+  return written;
 }
 
+// An allocation of this thread beside which something was written.
 const unsigned char *overrun() {
   std::lock_guard<std::mutex> lock(allocations_lock);
   for (const auto &[at, allocation] : allocations) {
-    const unsigned char *start = allocation.memory->start, *end = start + allocation.memory->bytes;
-    const unsigned char *before = static_cast<size_t>(at - start) > AROUND ? at - AROUND : start;
-    if (!intact(before, at) || !intact(at + allocation.bytes, end)) return at;
+    if (allocation.owner != std::this_thread::get_id()) continue;
+    unsigned char *start = allocation.memory->start, *end = start + allocation.memory->bytes;
+    unsigned char *before = static_cast<size_t>(at - start) > AROUND ? at - AROUND : start;
+    if (written(before, at) || written(at + allocation.bytes, end)) return at;
   }
   return nullptr;
 }
@@ -451,7 +462,7 @@ void *chaski_emulated_alloc(size_t bytes) {
   std::memset(memory->start, 0xff, memory->bytes);
   unsigned char *at = memory->start + memory->bytes - (bytes < 256 ? 256 : (bytes + 255) / 256 * 256);
   std::lock_guard<std::mutex> lock(allocations_lock);
-  allocations[at] = Allocation{std::move(memory), bytes};
+  allocations[at] = Allocation{std::move(memory), bytes, std::this_thread::get_id()};
   return at;
 }
 
