@@ -477,8 +477,15 @@ pub(crate) struct PlanArgs {
 /// `chaski eval`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvalArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    /// .chaski files, checkpoint folders, GGUF files, or names of `chaski models`; several are
+    /// measured beside one REFERENCE
+    #[arg(value_name = "MODEL", required = true)]
+    pub(crate) models: Vec<String>,
+
+    /// Type to convert to on first use, where a MODEL is no .chaski file [default: q4, or what the
+    /// catalogue says]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: Option<QuantType>,
 
     /// The text to measure on, UTF-8
     #[arg(long, value_name = "FILE")]
