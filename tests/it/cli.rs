@@ -211,6 +211,16 @@ fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
     ]);
     assert_eq!(rows[0]["n_prompt"], 8);
     assert_eq!(rows[0]["samples_ns"].as_array().unwrap().len(), 2);
+    let note = |depth: &str| {
+        let out = place.run(&[
+            "bench", "tiny", "-p", "0", "-n", "1", "-r", "1", "-d", depth,
+        ]);
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stderr).contains("positions are more than")
+    };
+    let trained = Variant::Llama.config().max_seq_len;
+    assert!(!note(&(trained - 1).to_string()));
+    assert!(note(&trained.to_string()), "of {trained} positions");
 }
 
 #[test]
@@ -394,6 +404,24 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
             1,
             "m.chaski",
         ),
+        (
+            &[
+                "convert",
+                "tiny",
+                "--quant",
+                "q4",
+                "--tensor-type",
+                "attn_v=q6,attn_v=q8",
+            ],
+            1,
+            "`attn_v` is to be q6 and q8",
+        ),
+        (
+            &["convert", "tiny", "--max-kld", "-1"],
+            1,
+            "expected a positive number",
+        ),
+        (&["convert", "tiny", "--size", "-1"], 2, "expected bytes"),
         (&["convert", "m.chaski", "--quant", "q4"], 1, "already"),
         (&["convert", "absent", "--quant", "q4"], 1, "smollm2"),
         (&["run", "./absent.chaski", "x"], 1, "no such file"),
