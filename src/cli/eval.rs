@@ -23,7 +23,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Dropped, kv_type, tell_placement, tell_threads},
+    answer::{Dropped, kv_type, tell_beyond, tell_placement, tell_threads},
     args::{EvalArgs, GpuArgs, KvArg, ModelArgs},
     interrupt, out,
     parts::Parts,
@@ -71,6 +71,7 @@ impl Opened {
             round_activations,
             ..session_options(args)
         };
+        tell_beyond(&self.model, "--chunk", args.chunk);
         let mut session = Session::new(&self.model, &options)?;
         tell_placement(&session, args.gpu.gpu_layers);
         session.set_cancel(Some(interrupt::flag()));

@@ -234,6 +234,15 @@ fn perplexity_is_printed_as_llama_perplexity_does() {
     let json = place.json(&[&args[..], &["--json"]].concat());
     // The last half of each chunk but its last position.
     assert_eq!(json["scored"], 45);
+    // Chunks that are longer than the context.
+    fs::write(place.path().join("long"), "ab ba abba baab ".repeat(600)).unwrap();
+    let told = |chunk: &str| {
+        let args = ["eval", "tiny", "--quant", "f32", "--text", "long"];
+        let out = place.run(&[&args[..], &["--chunk", chunk, "--chunks", "1"]].concat());
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stderr).contains("more than the 2048 positions")
+    };
+    assert!(told("2049") && !told("2048"));
 }
 
 #[test]

@@ -101,7 +101,12 @@ fn check(sizes: &Sizes, seed: u64, qtype: Option<QuantType>, kv_type: KvType, ro
     let want = &reference.logits(&text).unwrap()[FIRST * config.vocab_size..];
     for kernels in Kernels::available() {
         let model = tiny::model(&bytes, kernels);
-        for (threads, ubatch) in [(1, TOKENS), (3, 17), (2, 1)] {
+        // How a text is cut does not hang on the level.
+        let cuts = match kernels.level() == Kernels::best().level() {
+            true => &[(1, TOKENS), (3, 17), (2, 1)][..],
+            false => &[(1, TOKENS)],
+        };
+        for &(threads, ubatch) in cuts {
             let options = SessionOptions {
                 context_len: Some(TOKENS + 1),
                 kv_type,
