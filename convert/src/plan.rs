@@ -29,6 +29,9 @@ pub const JSON_SCHEMA: u32 = 1;
 /// The most bytes of 16 rows as floats. Llama 3.1 405B's widest rows take 3.4 MB.
 const MAX_TILE_BYTES: u64 = 64 << 20;
 
+/// Weights of a layer from which on every file has its layers begin at multiples of 64 KiB.
+const ALIGNED_LAYER: usize = 8 << 20;
+
 /// What a conversion is going to do: the answer to `--dry-run`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConvertPlan {
@@ -192,6 +195,12 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
 
     let (mut tensors, mut decls, mut work) = (Vec::new(), Vec::new(), Vec::new());
     let mut types = BTreeMap::new();
+    // Half of an alignment is lost at each layer: of a small model more than a byte in a hundred,
+    // which a recipe for a number of bytes has a better use for.
+    let in_layers = mapped.iter().filter(|m| m.spec.layer.is_some());
+    let weights: usize = in_layers.map(|m| m.spec.rows * m.spec.cols).sum();
+    let aligned =
+        options.recipe.target().is_none() || weights / config.n_layers.max(1) >= ALIGNED_LAYER;
     for mapping::Mapped {
         spec,
         source: index,
@@ -224,7 +233,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
         decls.push(TensorDecl {
             name: spec.name.clone(),
             kind,
-            section_start: spec.role.starts_section(),
+            section_start: spec.role.starts_section() && aligned,
             interleaved: paired,
         });
         work.push(Work {

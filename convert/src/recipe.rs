@@ -1,7 +1,8 @@
 //! Which role gets which quant type.
 //!
 //! A recipe is data with a name and a version; the same name and version stand for the same types
-//! for ever, so a change here is a new version. Vectors (norms and biases) are `f32` in all of
+//! and the same bytes for ever, so a change here, or of how one of the types is quantised, is a new
+//! version. Vectors (norms and biases) are `f32` in all of
 //! them.
 //!
 //! | recipe | attention and feed-forward | keys | values | embeddings, output | bits per weight, 1B |
@@ -61,8 +62,8 @@ impl Named {
         }
     }
 
-    const fn uniform(name: &'static str, qtype: QuantType) -> Self {
-        Self::new(name, 1, [qtype; 4])
+    const fn uniform(name: &'static str, version: u32, qtype: QuantType) -> Self {
+        Self::new(name, version, [qtype; 4])
     }
 
     const fn qtype(&self, role: Role) -> QuantType {
@@ -82,16 +83,16 @@ const RECIPES: [Named; 8] = {
         Named::new("q4", 2, [Q4, Q5, Q6, Q6]),
         Named::new("q4h", 2, [Q4H, Q5, Q6, Q6]),
         Named::new("q5", 2, [Q5, Q6, Q6, Q6]),
-        Named::new("q6", 2, [Q6, Q6, Q8, Q6]),
-        Named::uniform("q8", Q8),
-        Named::uniform("f16", F16),
-        Named::uniform("bf16", BF16),
-        Named::uniform("f32", F32),
+        Named::new("q6", 3, [Q6, Q6, Q8, Q6]),
+        Named::uniform("q8", 2, Q8),
+        Named::uniform("f16", 1, F16),
+        Named::uniform("bf16", 1, BF16),
+        Named::uniform("f32", 1, F32),
     ]
 };
 
 /// The version of the way in which types are chosen for a model.
-const MIXED_VERSION: u32 = 1;
+const MIXED_VERSION: u32 = 2;
 
 impl Recipe {
     /// The names of all recipes.

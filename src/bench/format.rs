@@ -93,6 +93,29 @@ fn markdown(rows: &[Row]) -> String {
     if rows.iter().any(|r| limit(r).is_some()) {
         columns.push(("of the machine", 20, true));
     }
+    let value = |row: &Row, name: &str| match name {
+        "model" => row.model_type.clone(),
+        "size" => size(row.model_size),
+        "params" => params(row.model_n_params),
+        "backend" => row.backends.clone(),
+        "ngl" => row.n_gpu_layers.to_string(),
+        "threads" => row.n_threads.to_string(),
+        "n_ubatch" => row.n_ubatch.to_string(),
+        "type_kv" => row.type_k.clone(),
+        "test" => row.test(),
+        "GB/s" if row.weight_gb_per_s > 0.0 => format!("{:.1}", row.weight_gb_per_s),
+        "GB/s" => String::new(),
+        "of the machine" => limit(row).unwrap_or_default(),
+        _ => format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
+    };
+    // A column is as wide as llama-bench has it, or as its widest cell.
+    for (name, width, _) in &mut columns {
+        let widest = rows
+            .iter()
+            .map(|row| value(row, name).chars().count())
+            .max();
+        *width = widest.unwrap_or(0).max(*width);
+    }
     let cell = |text: &str, width: usize, right: bool| {
         if right {
             format!("{text:>width$}")
@@ -115,28 +138,12 @@ fn markdown(rows: &[Row]) -> String {
             .collect(),
     );
     for row in rows {
-        let cells = columns
-            .iter()
-            .map(|&(name, width, right)| {
-                let value = match name {
-                    "model" => row.model_type.clone(),
-                    "size" => size(row.model_size),
-                    "params" => params(row.model_n_params),
-                    "backend" => row.backends.clone(),
-                    "ngl" => row.n_gpu_layers.to_string(),
-                    "threads" => row.n_threads.to_string(),
-                    "n_ubatch" => row.n_ubatch.to_string(),
-                    "type_kv" => row.type_k.clone(),
-                    "test" => row.test(),
-                    "GB/s" if row.weight_gb_per_s > 0.0 => format!("{:.1}", row.weight_gb_per_s),
-                    "GB/s" => String::new(),
-                    "of the machine" => limit(row).unwrap_or_default(),
-                    _ => format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
-                };
-                cell(&value, width, right)
-            })
-            .collect();
-        text += &line(cells);
+        text += &line(
+            columns
+                .iter()
+                .map(|&(name, width, right)| cell(&value(row, name), width, right))
+                .collect(),
+        );
     }
     if let Some(row) = rows.iter().find(|r| !r.gpu_info.is_empty()) {
         text += &format!("\nGPU: {}\n", row.gpu_info);
@@ -236,6 +243,19 @@ mod tests {
         );
         assert!(lines[1].starts_with("| ------------------------------ | ---------: |"));
         assert!(lines[2].contains("700.00 MiB |     1.24 B | CPU        |       2 |           pp512 |        123.46 ± 1.00 |"), "{text}");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut rows = [row(), row()];
+        rows[1].backends = "CPU avx512vbmi".into();
+        let text = render(&rows, Format::Markdown).unwrap();
+        let bars = |line: &str| -> Vec<usize> {
+            let chars = line.chars().enumerate();
+            chars.filter(|&(_, c)| c == '|').map(|(i, _)| i).collect()
+        };
+        let lines: Vec<&str> = text.lines().take(4).collect();
+        assert!(lines.iter().all(|l| bars(l) == bars(lines[0])), "{text}");
     }
 
     #[test]

@@ -57,9 +57,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Answer a prompt, or chat
     Run(RunArgs),
-    /// Convert a checkpoint to a .chaski file
+    /// Convert a checkpoint or a GGUF file to a .chaski file
     Convert(ConvertArgs),
-    /// Show what a .chaski file holds
+    /// Show what a .chaski file, a checkpoint or a GGUF file holds
     Inspect(InspectArgs),
     /// Check every byte of a .chaski file
     Verify(VerifyArgs),
@@ -159,6 +159,7 @@ pub(crate) enum KvArg {
     /// 16-bit floats
     F16,
     /// 8-bit integers with a scale for each position and head
+    #[value(alias = "q8_0")]
     Q8,
 }
 
@@ -362,7 +363,8 @@ pub(crate) struct ConvertArgs {
     #[arg(short, long, value_name = "OUT.chaski")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32
+    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32; or one of --size, --fit and
+    /// --max-kld, which choose a type for every matrix
     #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
     pub(crate) quant: Option<QuantType>,
 
@@ -475,8 +477,15 @@ pub(crate) struct PlanArgs {
 /// `chaski eval`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvalArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    /// .chaski files, checkpoint folders, GGUF files, or names of `chaski models`; several are
+    /// measured beside one REFERENCE
+    #[arg(value_name = "MODEL", required = true)]
+    pub(crate) models: Vec<String>,
+
+    /// Type to convert to on first use, where a MODEL is no .chaski file [default: q4, or what the
+    /// catalogue says]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: Option<QuantType>,
 
     /// The text to measure on, UTF-8
     #[arg(long, value_name = "FILE")]
@@ -515,7 +524,12 @@ pub(crate) struct EvalArgs {
     pub(crate) threads: Option<usize>,
 
     /// Type of the KV cache
-    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
     pub(crate) kv: KvArg,
 
     #[command(flatten)]
@@ -598,7 +612,12 @@ pub(crate) struct BenchArgs {
     pub(crate) host: HostArgs,
 
     /// Type of the KV cache
-    #[arg(long = "kv", value_name = "TYPE", default_value = "f16")]
+    #[arg(
+        long = "kv",
+        visible_alias = "ctk",
+        value_name = "TYPE",
+        default_value = "f16"
+    )]
     pub(crate) kv: KvArg,
 
     /// Positions computed at once while a prompt is read

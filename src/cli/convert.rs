@@ -103,7 +103,7 @@ fn tell_report(
         return Ok(out::print_json(&document)?);
     }
     if !out::is_quiet() {
-        out::print(&reported(report))?;
+        out::print(&reported(report, args.calibrate.is_some()))?;
         out::print_line(format_args!(
             "{}: {}",
             file.display(),
@@ -214,7 +214,7 @@ fn planned(plan: &ConvertPlan) -> String {
             t.bytes.to_string(),
         ]);
     }
-    let mut text = out::table(&rows);
+    let mut text = out::table_of(&rows, 4);
     for note in &plan.notes {
         text += &format!("note: {}\n", out::escaped(&note.to_string(), ""));
     }
@@ -244,7 +244,7 @@ fn decibels(error: &WeightError) -> String {
         .map_or_else(|| "exact".to_owned(), |db| format!("{db:.2}"))
 }
 
-fn reported(report: &Report) -> String {
+fn reported(report: &Report, is_calibrated: bool) -> String {
     let mut rows = vec![
         [
             "role",
@@ -283,6 +283,10 @@ fn reported(report: &Report) -> String {
                 .map(|t| vec![t.name.clone(), t.qtype.to_string(), decibels(&t.error)]),
         );
         text += &format!("\n{}", out::table(&rows));
+    }
+    if is_calibrated {
+        // 6 dB would look like a broken matrix.
+        text += "\nerrors are of the weights: calibration lets them grow where that makes the error of the results smaller\n";
     }
     text.push('\n');
     text

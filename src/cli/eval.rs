@@ -1,7 +1,8 @@
 //! `chaski eval`.
 
+mod against;
+
 use std::{
-    num::NonZeroUsize,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,29 +13,25 @@ use anyhow::{Context, bail};
 use chaski::{
     Model, ModelOptions, Session, SessionOptions,
     backend::GpuLayers,
-    certify::{self, Measured},
-    eval::{Chunks, Comparison, PartsError, Perplexity, Report, compare, perplexity},
+    eval::{Chunks, Perplexity, perplexity},
 };
 use chaski_models::{
     TokenId,
     tokenizer::{Specials, Tokenizer},
 };
+use clap::{CommandFactory, error::ErrorKind};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{
     answer::{Dropped, kv_type, tell_beyond, tell_placement, tell_threads},
-    args::{EvalArgs, GpuArgs, KvArg, ModelArgs},
-    interrupt, out,
-    parts::Parts,
-    progress, resolve,
+    args::{Args, EvalArgs, GpuArgs, KvArg},
+    interrupt, out, progress, resolve,
     text::{self, MAX_CORPUS_BYTES},
 };
 
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
-/// Chunks on which roles are measured for a certificate.
-const ROLE_CHUNKS: usize = 8;
 /// Most chunks that a conversion measures.
 const CERTIFY_CHUNKS: usize = 40;
 
@@ -71,7 +68,6 @@ impl Opened {
             round_activations,
             ..session_options(args)
         };
-        tell_beyond(&self.model, "--chunk", args.chunk);
         let mut session = Session::new(&self.model, &options)?;
         tell_placement(&session, args.gpu.gpu_layers);
         session.set_cancel(Some(interrupt::flag()));
@@ -103,19 +99,33 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
 
 /// Measures perplexity, or compares with a reference.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    if args.models.len() > 1 && args.against.is_none() {
+        let says = "several MODELs are measured beside one reference: --against is missing";
+        Args::command()
+            .error(ErrorKind::MissingRequiredArgument, says)
+            .exit();
+    }
     tell_threads(args.threads);
     let text = read_text(&args.text)?;
     let reference = args.against.as_deref();
     let reference = reference.map(resolve::resolve_unquantized).transpose()?;
-    let path = resolve::resolve(&args.model.model, args.model.quant)?;
-    let opened = Opened::new(path, &text)?;
+    let models = args
+        .models
+        .iter()
+        .map(|model| Opened::new(resolve::resolve(model, args.quant)?, &text))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let least = models.iter().min_by_key(|m| m.model.config().max_seq_len);
+    if let Some(least) = least {
+        tell_beyond(&least.model, "--chunk", args.chunk);
+    }
     match reference {
         Some(reference) => {
             let reference = Opened::new(reference, &text)?;
-            let document = run_against(args, &opened, &reference, &text)?;
+            let document = against::run(args, &models, &reference, &text)?;
             document.map_or(Ok(()), |document| Ok(out::print_json(&document)?))
         }
-        None => run_alone(args, &opened),
+        // There is one.
+        None => models.iter().try_for_each(|model| run_alone(args, model)),
     }
 }
 
@@ -149,10 +159,8 @@ pub(crate) fn certify(
     threads: Option<usize>,
 ) -> anyhow::Result<()> {
     let args = EvalArgs {
-        model: ModelArgs {
-            model: file.display().to_string(),
-            quant: None,
-        },
+        models: vec![file.display().to_string()],
+        quant: None,
         text: text.to_owned(),
         against: Some(against.to_owned()),
         per_layer: false,
@@ -169,112 +177,9 @@ pub(crate) fn certify(
     };
     let text = read_text(text)?;
     let reference = Opened::new(resolve::resolve_unquantized(against)?, &text)?;
-    run_against(
-        &args,
-        &Opened::new(file.to_owned(), &text)?,
-        &reference,
-        &text,
-    )?;
+    let model = Opened::new(file.to_owned(), &text)?;
+    against::run(&args, &[model], &reference, &text)?;
     Ok(())
-}
-
-/// Prints the figures, unless a document is asked for, which is then the result.
-fn run_against(
-    args: &EvalArgs,
-    opened: &Opened,
-    reference: &Opened,
-    text: &str,
-) -> anyhow::Result<Option<Value>> {
-    same_vocabulary(opened, reference)?;
-    let chunks = opened.chunks(args)?;
-    let mut session = opened.session(args, args.round_activations)?;
-    let mut reference_session = reference.session(args, false)?;
-    let threads = NonZeroUsize::new(session.limits().threads).unwrap_or(NonZeroUsize::MIN);
-    let bar = progress::steps_bar(chunks.n() as u64, "chunks");
-    let begin = Instant::now();
-    let step = |done: usize, so_far: &[Comparison]| {
-        tell(&bar, done, chunks.n(), line(&so_far[0].report()))
-    };
-    interrupt::follow()?;
-    let models = std::slice::from_mut(&mut session);
-    let compared = compare(&chunks, &mut reference_session, models, threads, step)?;
-    bar.finish_and_clear();
-    interrupt::follow()?;
-    let report = compared[0].report();
-    drop((session, reference_session));
-    let options = session_options(args);
-    let measure = |chunks: &Chunks<'_>| {
-        let (reference, model) = (&reference.model, &opened.model);
-        Parts::measure(chunks, reference, model, &options, args.per_layer)
-    };
-    let parts = match args.per_layer {
-        true => Some(measure(&chunks)?),
-        false => None,
-    };
-    if args.certify {
-        let roles = match &parts {
-            Some(parts) => parts.reports(),
-            // The file can be certified without them.
-            None => match measure(&chunks.first(ROLE_CHUNKS)) {
-                Ok(parts) => parts.reports(),
-                Err(e)
-                    if e.downcast_ref::<PartsError>()
-                        .is_some_and(PartsError::is_hybrid) =>
-                {
-                    out::note(format_args!("note: {e}: {}", e.root_cause()));
-                    Vec::new()
-                }
-                Err(e) => return Err(e),
-            },
-        };
-        let certificate = Measured {
-            model: &opened.model,
-            reference: &reference.model,
-            text_name: &text_name(&args.text),
-            text,
-            kv: kv_name(args.kv),
-            chunks: &chunks,
-            report: &report,
-            roles: &roles,
-        }
-        .certificate();
-        certify::write(&opened.path, &certificate)?;
-        out::note(format_args!(
-            "the certificate is written into {}",
-            opened.path.display()
-        ));
-    }
-    if !args.json {
-        out::print_line(report)?;
-        if let Some(parts) = &parts {
-            out::print(&format!("\n{}", parts.table(&report)))?;
-        }
-        return Ok(None);
-    }
-    let mut document = document(args, opened, begin);
-    document["reference"] = json!(reference.path.display().to_string());
-    document["scored"] = json!(report.positions);
-    document["ppl"] = json!(report.perplexity.model.value);
-    document["ppl_error"] = json!(report.perplexity.model.error);
-    document["comparison"] = json!(report);
-    if let Some(parts) = &parts {
-        document["parts"] = parts.json();
-    }
-    Ok(Some(document))
-}
-
-/// The name of a text for the record.
-fn text_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
-}
-
-const fn kv_name(kv: KvArg) -> &'static str {
-    match kv {
-        KvArg::F32 => "f32",
-        KvArg::F16 => "f16",
-        KvArg::Q8 => "q8",
-    }
 }
 
 /// What both kinds of measurement say of themselves.
@@ -304,24 +209,6 @@ fn tell(
     } else {
         ControlFlow::Continue(())
     }
-}
-
-/// A comparison so far, in a line.
-fn line(report: &Report) -> String {
-    let (ratio, kld) = (report.perplexity.log_ratio, report.kl_divergence.mean);
-    let top = report.token_probability.same_top.times(100.0);
-    format!(
-        "PPL = {:.4}, ln ratio = {:.5} ± {:.5}, KLD = {:.5} ± {:.5}, RMS Δp = {:.3} %, same top = \
-         {:.3} ± {:.3} %",
-        report.perplexity.model.value,
-        ratio.value,
-        ratio.error,
-        kld.value,
-        kld.error,
-        100.0 * report.token_probability.rms_delta.value,
-        top.value,
-        top.error,
-    )
 }
 
 /// Distributions can be compared only over the same tokens, and of the same text.

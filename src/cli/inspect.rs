@@ -113,7 +113,12 @@ fn inspect_source(args: &InspectArgs) -> anyhow::Result<()> {
         ),
         (
             "size",
-            format!("{} in {} files", out::bytes(bytes), files.len()),
+            format!(
+                "{} in {} file{}",
+                out::bytes(bytes),
+                files.len(),
+                if files.len() == 1 { "" } else { "s" }
+            ),
         ),
         (
             "weights",

@@ -21,10 +21,11 @@ mod resolve;
 mod run;
 mod target;
 mod text;
+mod usage;
 mod verify;
 mod written;
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{io, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, builder::Resettable};
 
@@ -75,24 +76,10 @@ fn arguments() -> Args {
             });
         }
     }
-    let matches = command.get_matches_from(spelled(std::env::args_os()));
+    let matches = command
+        .try_get_matches_from(usage::spelled(std::env::args_os()))
+        .unwrap_or_else(|e| usage::with_tip(e).exit());
     Args::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
-}
-
-/// The arguments, `-ngl` spelled as clap reads names of several letters. As llama.cpp has it, it
-/// would be `-n gl` to clap, which no number is.
-fn spelled(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut is_flag = true;
-    let spell = |arg: OsString| {
-        is_flag &= arg != "--";
-        match arg.to_str() {
-            Some(text) if is_flag && (text == "-ngl" || text.starts_with("-ngl=")) => {
-                format!("-{text}").into()
-            }
-            _ => arg,
-        }
-    };
-    args.map(spell).collect()
 }
 
 /// Whoever read our output has seen enough: `chaski run ... | head`.
@@ -102,22 +89,4 @@ fn is_broken_pipe(e: &anyhow::Error) -> bool {
             .downcast_ref::<io::Error>()
             .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ngl_may_have_one_dash() {
-        let spell = |args: &[&str]| spelled(args.iter().map(OsString::from));
-        assert_eq!(
-            spell(&[
-                "run", "m", "-ngl", "all", "-ngl=3", "-n", "-nglx", "--", "-ngl"
-            ]),
-            [
-                "run", "m", "--ngl", "all", "--ngl=3", "-n", "-nglx", "--", "-ngl"
-            ]
-        );
-    }
 }

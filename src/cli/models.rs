@@ -38,5 +38,5 @@ pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
             e.description.clone(),
         ]);
     }
-    Ok(out::print(&out::table(&rows))?)
+    Ok(out::print(&out::table_of(&rows, 4))?)
 }

@@ -161,6 +161,12 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// Left-aligned first column, right-aligned others, two spaces between.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    table_of(rows, 1)
+}
+
+/// The first `n_left` columns, which are words, left-aligned; the others, which are numbers, to the
+/// right; two spaces between.
+pub(crate) fn table_of(rows: &[Vec<String>], n_left: usize) -> String {
     let shown = |row: &Vec<String>| row.iter().map(|cell| escaped(cell, "")).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let n = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -179,7 +185,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
             .enumerate()
             .map(|(c, cell)| {
                 let w = widths[c];
-                if c == 0 {
+                if c < n_left {
                     format!("{cell:<w$}")
                 } else {
                     format!("{cell:>w$}")
@@ -216,6 +222,7 @@ mod tests {
             vec!["bcd".into(), "7".into()],
         ];
         assert_eq!(table(&rows), "a    10\nbcd   7\n");
+        assert_eq!(table_of(&rows, 2), "a    10\nbcd  7\n");
     }
 
     #[test]

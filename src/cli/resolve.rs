@@ -83,6 +83,16 @@ pub(crate) fn source(model: &str) -> anyhow::Result<(PathBuf, String, Option<Qua
     // Something that looks like a path is not looked up: the answer would be about names.
     let is_path = model.contains(['/', '\\']) || path.extension().is_some_and(|e| e != "5");
     if is_path && catalog.entry(model).is_err() {
+        // `owner/name`, which other programs fetch.
+        let parts: Vec<&str> = model.split('/').collect();
+        let is_repository = path.extension().is_none()
+            && matches!(parts[..], [owner, name] if ![owner, name].iter().any(|p| p.is_empty() || p.starts_with(['.', '~'])));
+        if is_repository {
+            bail!(
+                "{model}: there is no such folder; nothing is fetched from Hugging Face: download \
+                 the model's folder, or take a name of `chaski models`"
+            );
+        }
         bail!("{model}: there is no such file or folder");
     }
     let entry = catalog.entry(model)?;

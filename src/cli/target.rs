@@ -95,7 +95,7 @@ pub(crate) fn choose(
 ) -> anyhow::Result<Allocation> {
     let target = match (args.size, args.max_kld, args.fit) {
         (Some(Bytes(bytes)), ..) => Target::Bytes(bytes),
-        (_, Some(kld), _) => Target::Kld(kld / correction),
+        (_, Some(kld), _) => Target::Kld { kld, correction },
         (.., Some(Fit(ram))) => Target::Bytes(within(source, ram)?),
         _ => anyhow::bail!("one of --quant, --size, --max-kld and --fit is needed"),
     };

@@ -150,10 +150,27 @@ fn a_size_is_kept_to_and_more_bytes_diverge_less() {
     let dir = checkpoint(Variant::LlamaUntied, FloatType::BF16);
     let source = source::open(&dir.path().join("tiny")).unwrap();
     let plain = options("q4", None);
-    let smallest = allocate(&*source, &plain, Target::Kld(1e9)).unwrap();
+    let to = |kld: f64| {
+        let correction = 1.0;
+        Target::Kld { kld, correction }
+    };
+    let smallest = allocate(&*source, &plain, to(1e9)).unwrap();
     let largest = allocate(&*source, &plain, Target::Bytes(1 << 40)).unwrap();
     assert_eq!(smallest.types.keys().collect::<Vec<_>>(), [&QuantType::Q4]);
-    assert_eq!(largest.types.keys().collect::<Vec<_>>(), [&QuantType::Q8]);
+    // Some matrices stay as they are in the source, but a twentieth of the weights at most.
+    let types = [QuantType::BF16, QuantType::Q8];
+    assert_eq!(largest.types.keys().copied().collect::<Vec<_>>(), types);
+    let config = source.config();
+    let weights = |floats: bool| -> usize {
+        let table = chaski_models::tensor_table(config);
+        let matrices = table.iter().filter(|t| !t.vector);
+        let of = matrices.filter(|t| {
+            let qtype = largest.recipe.qtype_of(t.role, t.layer);
+            !floats || !qtype.is_quantized()
+        });
+        of.map(|t| t.rows * t.cols).sum()
+    };
+    assert!(weights(true) > 0 && 20 * weights(true) <= weights(false));
     assert_eq!(largest.front, smallest.front);
     let front = &largest.front;
     assert!(front.is_sorted_by(|a, b| a.bytes < b.bytes && a.kld > b.kld));
@@ -177,13 +194,20 @@ fn a_size_is_kept_to_and_more_bytes_diverge_less() {
             of(Role::FfnUp).map(|r| r.qtype).collect::<Vec<_>>()
         );
         // The same divergence asked for needs no more bytes.
-        let again = allocate(&*source, &plain, Target::Kld(chosen.kld * 1.001)).unwrap();
+        let again = allocate(&*source, &plain, to(chosen.kld * 1.001)).unwrap();
         assert!(again.kld <= chosen.kld * 1.001 && again.bytes <= chosen.bytes + (1 << 17));
     }
     let error = |target| allocate(&*source, &plain, target).unwrap_err().to_string();
     assert!(error(Target::Bytes(1000)).contains("the smallest one takes"));
-    assert!(error(Target::Kld(1e-12)).contains("--quant f16"));
+    assert!(error(to(1e-12)).contains("--quant f16"));
     for kld in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(error(Target::Kld(kld)).contains("positive number"));
+        assert!(error(to(kld)).contains("positive number"));
     }
+    // What was found to be twice what is predicted needs what half of it needs, and says what was asked.
+    let kld = 2.0 * kld;
+    let correction = 2.0;
+    let corrected = allocate(&*source, &plain, Target::Kld { kld, correction }).unwrap();
+    let half = allocate(&*source, &plain, to(kld / 2.0)).unwrap();
+    assert_eq!(corrected.types, half.types);
+    assert_eq!(corrected.recipe.target(), Some(&*format!("max-kld {kld}")));
 }

@@ -402,6 +402,62 @@ fn a_model_is_compared_with_its_source() {
 }
 
 #[test]
+fn several_models_beside_one_reference_have_the_figures_that_each_has_alone() {
+    let place = Place::new(Variant::Qwen3);
+    fs::write(place.path().join("text"), "ab ba abba baab ".repeat(40)).unwrap();
+    let files = ["q4.chaski", "q6.chaski", "q8.chaski"];
+    for (file, quant) in files.iter().zip(["q4", "q6", "q8"]) {
+        place.ok(&["convert", "tiny", "--quant", quant, "-o", file]);
+    }
+    let rest = [
+        "--against",
+        "tiny",
+        "--text",
+        "text",
+        "--chunk",
+        "32",
+        "--chunks",
+        "3",
+    ];
+    let json = |models: &[&str]| {
+        let mut json = place.json(&[&["eval"], models, &rest[..], &["--json"]].concat());
+        json["seconds"].take();
+        json
+    };
+    let mut all = json(&files);
+    assert_eq!(all["schema"], 1);
+    let all = all["models"].as_array_mut().unwrap();
+    assert_eq!(all.len(), 3);
+    for (file, together) in files.iter().zip(&mut *all) {
+        together["seconds"].take();
+        assert_eq!(*together, json(&[file]), "{file}");
+        assert_eq!(together["model"], *file);
+    }
+    let inspected = place.json(&["inspect", "q8.chaski", "--json"]);
+    assert_eq!(all[2]["bytes"], inspected["bytes"]);
+    let less = all[2]["bytes_less_tokenizer"].as_u64().unwrap();
+    assert!(less > inspected["weight_bytes"].as_u64().unwrap());
+    assert!(less < inspected["bytes"].as_u64().unwrap());
+
+    let table = place.ok(&[&["eval"], &files[..], &rest[..]].concat());
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    for (line, of) in lines[1..].iter().zip(&*all) {
+        let kld = of["comparison"]["kl_divergence"]["mean"]["value"].as_f64();
+        for says in [
+            of["model"].as_str().unwrap(),
+            &format!("{:.6}", kld.unwrap()),
+        ] {
+            assert!(line.contains(says), "{says} in {table}");
+        }
+    }
+    let parts = place.ok(&[&["eval"], &files[..2], &rest[..], &["--per-layer"]].concat());
+    assert_eq!(parts.matches("\nffn_down").count(), 2, "{parts}");
+    let err = place.fails(&["eval", files[0], files[1], "--text", "text"], 2);
+    assert!(err.contains("--against"), "{err}");
+}
+
+#[test]
 fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
     let place = Place::new(Variant::Llama);
     place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);

@@ -38,6 +38,60 @@ pub(crate) struct Total {
     pub(crate) cost: f64,
 }
 
+/// Steps taken within a number of bytes.
+#[derive(Clone, Debug)]
+struct Filled {
+    /// Bytes that are left.
+    left: u64,
+    /// The steps of each unit, in their order.
+    taken: Vec<Vec<usize>>,
+}
+
+impl Filled {
+    /// Whether step `i` is the next one of its unit.
+    fn is_next(&self, steps: &[Step], i: usize) -> bool {
+        let unit = steps[i].unit;
+        let of_unit = (0..i).filter(|&j| steps[j].unit == unit);
+        let taken = &self.taken[unit];
+        taken.last().is_none_or(|&last| last < i) && of_unit.count() == taken.len()
+    }
+
+    /// Takes in order what fits; a unit whose next step does not fit takes no later one either.
+    fn fill(&mut self, steps: &[Step]) {
+        for (i, step) in steps.iter().enumerate() {
+            if step.bytes <= self.left && self.is_next(steps, i) {
+                self.left -= step.bytes;
+                self.taken[step.unit].push(i);
+            }
+        }
+    }
+
+    /// With step `i` for as many of the last steps of other units, those of the lowest rates first, as it
+    /// needs the room of; `None` where that costs more, or cannot be.
+    fn exchanged(&self, steps: &[Step], i: usize) -> Option<Self> {
+        if !self.is_next(steps, i) {
+            return None;
+        }
+        let step = &steps[i];
+        let mut other = self.clone();
+        let (mut loss, most) = (0.0, step.gain * (1.0 - 1e-9));
+        while other.left < step.bytes {
+            // Later steps have lower rates.
+            let tops = other.taken.iter().enumerate();
+            let of_others = tops.filter(|(unit, _)| *unit != step.unit);
+            let of_others = of_others.filter_map(|(_, taken)| taken.last().copied());
+            // One that alone is worth more is passed over.
+            let last = of_others.filter(|&j| loss + steps[j].gain < most).max()?;
+            other.taken[steps[last].unit].pop();
+            other.left += steps[last].bytes;
+            loss += steps[last].gain;
+        }
+        other.left -= step.bytes;
+        other.taken[step.unit].push(i);
+        Some(other)
+    }
+}
+
 /// The lower convex hull of options, from the smallest on: bytes rise, costs fall, rates fall.
 fn hull(options: &[(u64, f64)]) -> Vec<Choice> {
     let mut all: Vec<Choice> = options
@@ -108,20 +162,33 @@ impl Front {
     }
 
     /// The best choices of at most `bytes`; `None`: not even the smallest fit. The option of each unit.
+    ///
+    /// Steps are taken in their order as far as they fit. A unit much larger than the others may then have
+    /// no room for its step, because smaller ones with better rates were taken: where that step takes off
+    /// more than the last ones taken that it needs the room of, it is exchanged for these.
     pub(crate) fn within(&self, bytes: u64) -> Option<Vec<usize>> {
-        let mut left = bytes.checked_sub(self.start().bytes)?;
-        let mut choices: Vec<_> = self.smallest.iter().map(|c| c.option).collect();
-        let mut stuck = vec![false; choices.len()];
-        for step in &self.steps {
-            // A unit that could not take a step cannot take the next one either.
-            if step.bytes > left || stuck[step.unit] {
-                stuck[step.unit] = true;
-                continue;
-            }
-            left -= step.bytes;
-            choices[step.unit] = step.to.option;
+        let left = bytes.checked_sub(self.start().bytes)?;
+        let mut filled = Filled {
+            left,
+            taken: vec![Vec::new(); self.smallest.len()],
+        };
+        filled.fill(&self.steps);
+        // Each exchange lowers the cost, so there is an end; the bound is for costs that rounding made.
+        for _ in 0..self.steps.len() {
+            let exchanged = (0..self.steps.len()).find_map(|i| filled.exchanged(&self.steps, i));
+            let Some(next) = exchanged else { break };
+            filled = next;
+            filled.fill(&self.steps);
         }
-        Some(choices)
+        let chosen = filled.taken.iter().zip(&self.smallest);
+        Some(
+            chosen
+                .map(|(taken, smallest)| match taken.last() {
+                    Some(&step) => self.steps[step].to.option,
+                    None => smallest.option,
+                })
+                .collect(),
+        )
     }
 
     /// The fewest bytes with at most `cost`; `None`: the largest choices cost more.
@@ -148,6 +215,34 @@ mod tests {
         let hull: Vec<_> = hull(&options).iter().map(|c| c.option).collect();
         // 1 costs more than 0; 3 lies above the line from 2 to 4; 5 is 4 at a higher cost.
         assert_eq!(hull, [0, 2, 4]);
+    }
+
+    #[test]
+    fn a_large_step_is_not_crowded_out_by_small_ones() {
+        // The small unit's step has the better rate, but the large one's takes off much more.
+        let units = [vec![(10, 5.0), (13, 1.0)], vec![(100, 50.0), (200, 1.0)]];
+        let front = Front::new(&units);
+        assert_eq!(front.within(112), Some(vec![0, 0]));
+        assert_eq!(front.within(113), Some(vec![1, 0]));
+        assert_eq!(front.within(210), Some(vec![0, 1]));
+        assert_eq!(front.within(212), Some(vec![0, 1]));
+        assert_eq!(front.within(213), Some(vec![1, 1]));
+        // The last step taken is worth more than the one that needs its room: the one before it goes.
+        let units = [
+            vec![(10, 50.0), (20, 40.0)],
+            vec![(10, 80.0), (110, 1.0)],
+            vec![(10, 50.0), (60, 20.0)],
+        ];
+        let front = Front::new(&units);
+        assert_eq!(front.within(150), Some(vec![1, 1, 0]));
+        assert_eq!(front.within(180), Some(vec![0, 1, 1]));
+        // The second step of a unit, once the first was taken.
+        let units = [
+            vec![(10, 5.0), (13, 1.0)],
+            vec![(100, 50.0), (150, 20.0), (200, 1.0)],
+        ];
+        let front = Front::new(&units);
+        assert_eq!(front.within(211), Some(vec![0, 2]));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{
 };
 use front::Front;
 
-/// The types that are chosen from, smallest first.
+/// The quantised types that are chosen from, smallest first.
 const TYPES: [QuantType; 5] = [
     QuantType::Q4,
     QuantType::Q4H,
@@ -38,6 +38,10 @@ const TYPES: [QuantType; 5] = [
     QuantType::Q6,
     QuantType::Q8,
 ];
+
+/// The share of all weights that may stay floats of 16 bits: those that gain most for their bytes. Such a
+/// matrix is twice as long to read as one in Q8, and its sums are of floats.
+const FLOAT_SHARE: f64 = 0.05;
 
 /// Tiles of a matrix that are quantised to see its error.
 const SAMPLES: usize = 6;
@@ -53,8 +57,14 @@ const METADATA_BYTES_PER_TENSOR: u64 = 64;
 pub enum Target {
     /// The most bytes of the whole file.
     Bytes(u64),
-    /// The largest mean KL divergence from the source, in nats, as it is predicted.
-    Kld(f64),
+    /// The largest mean KL divergence from the source.
+    Kld {
+        /// What was asked for, in nats.
+        kld: f64,
+        /// How many times its prediction a divergence of this model was found to be; 1 where none
+        /// was measured.
+        correction: f64,
+    },
 }
 
 /// A point of the front.
@@ -135,6 +145,10 @@ struct Unit {
     tensors: Vec<usize>,
     role: Role,
     layer: Option<usize>,
+    n_weights: u64,
+    /// What is chosen from, from the smallest on.
+    types: Vec<QuantType>,
+    /// Bytes and predicted divergence of each of the types.
     options: Vec<(u64, f64)>,
 }
 
@@ -150,17 +164,18 @@ pub fn allocate(
     options: &ConvertOptions,
     target: Target,
 ) -> Result<Allocation, ConvertError> {
-    if let Target::Kld(kld) = target
+    if let Target::Kld { kld, .. } = target
         && !(kld > 0.0 && kld.is_finite())
     {
         return Err(AllocateError::Kld { kld }.into());
     }
     let smallest = ConvertOptions {
-        recipe: Recipe::named("q4").map_err(ConvertError::Recipe)?,
+        recipe: recipe(&[], &[], target),
         ..options.clone()
     };
     let start = plan(source, &smallest)?;
-    let units = units(source, &start, options)?;
+    let mut units = units(source, &start, options)?;
+    keep_best_floats(&mut units);
     let all: Vec<_> = units.iter().map(|u| u.options.clone()).collect();
     let front = Front::new(&all);
 
@@ -183,10 +198,10 @@ pub fn allocate(
 
     let wanted = match target {
         Target::Bytes(bytes) => bytes,
-        Target::Kld(kld) => {
-            let least = front.totals().last().map_or(0.0, |t| t.cost);
+        Target::Kld { kld, correction } => {
+            let least = correction * front.totals().last().map_or(0.0, |t| t.cost);
             let too_strict = AllocateError::TooStrict { kld, least };
-            front.bytes_for(kld).ok_or(too_strict)? + beside
+            front.bytes_for(kld / correction).ok_or(too_strict)? + beside
         }
     };
     // Alignment differs from choice to choice by some kilobytes: what is too much is taken off.
@@ -214,7 +229,7 @@ pub fn allocate(
         }
         let mut types = BTreeMap::new();
         for (unit, &choice) in units.iter().zip(&choices) {
-            *types.entry(TYPES[choice]).or_default() += unit.tensors.len();
+            *types.entry(unit.types[choice]).or_default() += unit.tensors.len();
         }
         let point = |t: front::Total| FrontPoint {
             bytes: t.bytes + beside,
@@ -258,7 +273,8 @@ fn units(
         };
         next += usize::from(paired);
         let tensors: Vec<usize> = (first..next).collect();
-        let mut choices = vec![(0, 0.0); TYPES.len()];
+        let types: Vec<_> = TYPES.into_iter().chain([half(plan, &tensors)]).collect();
+        let mut choices = vec![(0, 0.0); types.len()];
         for &tensor in &tensors {
             let spec = &specs[tensor].spec;
             let share = sensitivity::of(spec.role, spec.layer, n_layers);
@@ -267,22 +283,69 @@ fn units(
                 Role::TokenEmbd => plan.config.tied_embeddings,
                 _ => false,
             };
-            for (choice, cost) in choices.iter_mut().zip(errors(source, plan, tensor, &pool)?) {
+            let costs = errors(source, plan, tensor, &types, &pool)?;
+            for ((choice, cost), qtype) in choices.iter_mut().zip(costs).zip(&types) {
+                // Floats multiply the activations as they are.
+                let activations = match qtype.is_quantized() {
+                    true => sensitivity::ACTIVATIONS,
+                    false => 0.0,
+                };
                 choice.0 += cost.bytes;
-                choice.1 += share * cost.relative;
+                choice.1 += match spec.role {
+                    Role::TokenEmbd => share * cost.relative,
+                    _ => share * (cost.relative + activations),
+                };
                 if is_output {
-                    choice.1 += sensitivity::of_output(cost.mean_sq, &gains);
+                    let mean_sq = cost.mean_sq + activations * cost.mean_weight_sq;
+                    choice.1 += sensitivity::of_output(mean_sq, &gains);
                 }
             }
         }
         units.push(Unit {
             role: specs[first].spec.role,
             layer: specs[first].spec.layer,
+            n_weights: tensors.iter().map(|&t| plan.tensors[t].n_weights()).sum(),
             tensors,
+            types,
             options: choices,
         });
     }
     Ok(units)
+}
+
+/// The float type of 16 bits for matrices: what they have in the source, or bf16, which is in range
+/// whatever they hold.
+fn half(plan: &ConvertPlan, tensors: &[usize]) -> QuantType {
+    let is_f16 = |&t: &usize| plan.tensors[t].source_type == "F16";
+    match tensors.iter().all(is_f16) {
+        true => QuantType::F16,
+        false => QuantType::BF16,
+    }
+}
+
+/// Takes the floats off the choices of all units but those that gain most by them for their bytes, up to
+/// [`FLOAT_SHARE`] of all weights.
+fn keep_best_floats(units: &mut [Unit]) {
+    let gain = |unit: &Unit| match unit.options[..] {
+        [.., (bytes, cost), (float_bytes, float_cost)] => {
+            (cost - float_cost) / float_bytes.saturating_sub(bytes).max(1) as f64
+        }
+        _ => 0.0,
+    };
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    // Stable: of equal gains the earlier unit comes first.
+    order.sort_by(|&a, &b| gain(&units[b]).total_cmp(&gain(&units[a])));
+    let all: u64 = units.iter().map(|u| u.n_weights).sum();
+    let mut left = (all as f64 * FLOAT_SHARE) as u64;
+    for i in order {
+        let unit = &mut units[i];
+        if unit.n_weights <= left {
+            left -= unit.n_weights;
+        } else {
+            unit.types.pop();
+            unit.options.pop();
+        }
+    }
 }
 
 /// The vector of `role`; empty where the model has none.
@@ -307,13 +370,16 @@ struct Cost {
     relative: f64,
     /// The mean square of a weight's error.
     mean_sq: f64,
+    /// The mean square of a weight.
+    mean_weight_sq: f64,
 }
 
-/// What a matrix costs in each of [`TYPES`], by some of its tiles.
+/// What a matrix costs in each of `types`, by some of its tiles.
 fn errors(
     source: &dyn Source,
     plan: &ConvertPlan,
     tensor: usize,
+    types: &[QuantType],
     pool: &rayon::ThreadPool,
 ) -> Result<Vec<Cost>, ConvertError> {
     let work = &plan.inner.work[tensor];
@@ -338,7 +404,7 @@ fn errors(
         }
     }
     let mut all = Vec::new();
-    for qtype in TYPES {
+    for &qtype in types {
         let layout = in_type(qtype)?;
         // A tensor of its own, so that a pair's other half is not needed.
         let mut tensors = plan.tensors[tensor..=tensor].to_vec();
@@ -373,6 +439,7 @@ fn errors(
             bytes: layout.bytes() as u64,
             relative: of(sum_sq),
             mean_sq: of(n as f64),
+            mean_weight_sq: sum_sq / n.max(1) as f64,
         });
     }
     Ok(all)
@@ -380,33 +447,42 @@ fn errors(
 
 /// The recipe that a choice for each unit is.
 fn recipe(units: &[Unit], choices: &[usize], target: Target) -> Recipe {
-    let mut counts: BTreeMap<Role, [usize; TYPES.len()]> = BTreeMap::new();
-    for (unit, &choice) in units.iter().zip(choices) {
+    let chosen = |(unit, &choice): (&Unit, &usize)| unit.types[choice];
+    let mut counts: BTreeMap<Role, BTreeMap<QuantType, usize>> = BTreeMap::new();
+    for (unit, choice) in units.iter().zip(choices) {
         for role in unit.roles() {
-            counts.entry(role).or_default()[choice] += 1;
+            let of_role = counts.entry(role).or_default();
+            *of_role.entry(chosen((unit, choice))).or_default() += 1;
         }
     }
     // Of a role's types the most frequent one, of two as frequent ones the larger, stands for it.
-    let most = |n: &[usize; TYPES.len()]| (0..TYPES.len()).max_by_key(|&i| n[i]).unwrap_or(0);
-    let mut types: BTreeMap<Role, QuantType> = counts
-        .iter()
-        .map(|(&role, n)| (role, TYPES[most(n)]))
-        .collect();
+    let bits = |qtype: QuantType| qtype.bits_per_weight();
+    let most = |n: &BTreeMap<QuantType, usize>| {
+        let larger = |a: &(&QuantType, &usize), b: &(&QuantType, &usize)| {
+            a.1.cmp(b.1).then(bits(*a.0).total_cmp(&bits(*b.0)))
+        };
+        n.iter()
+            .max_by(larger)
+            .map_or(TYPES[0], |(&qtype, _)| qtype)
+    };
+    let mut types: BTreeMap<Role, QuantType> =
+        counts.iter().map(|(&role, n)| (role, most(n))).collect();
     for role in Role::ALL.into_iter().filter(|r| !r.is_vector()) {
         types.entry(role).or_insert(TYPES[0]);
     }
     let mut layers = BTreeMap::new();
-    for (unit, &choice) in units.iter().zip(choices) {
+    for (unit, choice) in units.iter().zip(choices) {
         let Some(layer) = unit.layer else { continue };
+        let qtype = chosen((unit, choice));
         for role in unit.roles() {
-            if types.get(&role) != Some(&TYPES[choice]) {
-                layers.insert((role, layer), TYPES[choice]);
+            if types.get(&role) != Some(&qtype) {
+                layers.insert((role, layer), qtype);
             }
         }
     }
     let target = match target {
         Target::Bytes(bytes) => format!("size {bytes}"),
-        Target::Kld(kld) => format!("max-kld {kld}"),
+        Target::Kld { kld, .. } => format!("max-kld {kld}"),
     };
     Recipe::mixed(types, layers, target)
 }

@@ -6,6 +6,7 @@ use super::{
     panel::{Panel, power_of_two_f64},
     trial::{Fit, fit_group, trial},
 };
+use crate::TILE_ROWS;
 
 /// The scales of a tile: a weight is `value(code) * v * row`, in the panel's magnitude.
 pub(super) struct Scales {
@@ -60,56 +61,119 @@ impl RowRange {
     }
 }
 
+/// Integer scales of all groups at one row scale.
+struct Integers {
+    v: Vec<Lanes>,
+    shift: Vec<Lanes>,
+    /// Of each row: sums of `v^2` times weight times value, over the scale, and of `(v value)^2`.
+    num: [f64; TILE_ROWS],
+    den: [f64; TILE_ROWS],
+    /// The error of each row.
+    err: [f64; TILE_ROWS],
+}
+
+impl Integers {
+    #[inline(always)]
+    fn fit<G: Grid, const W: bool>(
+        panel: &Panel,
+        importance: &[f32],
+        fits: &[Fit],
+        row: &Lanes,
+    ) -> Self {
+        let zero = [0.0; TILE_ROWS];
+        let mut found = Self {
+            v: Vec::with_capacity(fits.len()),
+            shift: Vec::with_capacity(fits.len()),
+            num: zero,
+            den: zero,
+            err: zero,
+        };
+        let per_row = reciprocal(row);
+        for (i, (x, fit)) in panel.x.chunks(G::GROUP).zip(fits).enumerate() {
+            let importance = of_group::<G, W>(importance, i);
+            let choice = integer_scale::<G, W>(x, importance, fit, row, &per_row);
+            for l in 0..TILE_ROWS {
+                let square = f64::from(choice.v[l]) * f64::from(choice.v[l]);
+                found.num[l] += square * f64::from(choice.xc[l]);
+                found.den[l] += square * f64::from(choice.cc[l]);
+                found.err[l] += f64::from(choice.err[l]);
+            }
+            found.v.push(choice.v);
+            found.shift.push(choice.shift);
+        }
+        found
+    }
+
+    /// Takes the rows over in which `other` has a smaller error, and tells which.
+    fn improve(&mut self, other: &Self) -> [bool; TILE_ROWS] {
+        let better = std::array::from_fn(|l| other.err[l] < self.err[l]);
+        let lanes = |ours: &mut Lanes, theirs: &Lanes| {
+            for l in 0..TILE_ROWS {
+                ours[l] = if better[l] { theirs[l] } else { ours[l] };
+            }
+        };
+        for (ours, theirs) in [(&mut self.v, &other.v), (&mut self.shift, &other.shift)] {
+            ours.iter_mut().zip(theirs).for_each(|(a, b)| lanes(a, b));
+        }
+        for l in (0..TILE_ROWS).filter(|&l| better[l]) {
+            (self.num[l], self.den[l], self.err[l]) = (other.num[l], other.den[l], other.err[l]);
+        }
+        better
+    }
+}
+
+/// The importance of a group's columns; nothing where there is none.
+#[inline(always)]
+fn of_group<G: Grid, const W: bool>(importance: &[f32], group: usize) -> &[f32] {
+    if W {
+        &importance[group * G::GROUP..]
+    } else {
+        importance
+    }
+}
+
+/// By how much each further row scale that is tried is larger than the one before: a third of a step of
+/// the largest integer scales, so that those of all groups round in other ways, and none leaves its range.
+const ROW_FACTOR: f32 = 0.003;
+
 /// Searches all scales of a tile.
 ///
 /// 1. Each group's best scale ([`fit_group`]).
 /// 2. The row scale with which the integer scales come closest to those.
-/// 3. Each group's integer scale: its neighbours are tried with codes chosen for them.
+/// 3. Each group's integer scale: its neighbours are tried with codes chosen for them. Where the grid asks
+///    for it, with some larger row scales too; of these, that with the smallest error stays.
 /// 4. The row scale by least squares, codes and integer scales as they are.
 #[inline(always)]
 pub(super) fn fit_tile<G: Grid, const W: bool>(panel: &Panel, importance: &[f32]) -> Scales {
-    let of_group = |i: usize| {
-        if W {
-            &importance[i * G::GROUP..]
-        } else {
-            importance
-        }
-    };
     let fits: Vec<Fit> = panel
         .x
         .chunks(G::GROUP)
         .enumerate()
-        .map(|(i, x)| fit_group::<G, W>(x, of_group(i)))
+        .map(|(i, x)| fit_group::<G, W>(x, of_group::<G, W>(importance, i)))
         .collect();
     let range = RowRange::new::<G>(panel);
-    let row = range.apply(row_scale::<G>(&fits));
-
-    let per_row = reciprocal(&row);
-    let mut scales = Scales {
-        row,
-        v: Vec::new(),
-        shift: Vec::new(),
-    };
-    let (mut num, mut den) = ([0.0_f64; 16], [0.0_f64; 16]);
-    for (i, (x, fit)) in panel.x.chunks(G::GROUP).zip(&fits).enumerate() {
-        let choice = integer_scale::<G, W>(x, of_group(i), fit, &row, &per_row);
-        for l in 0..16 {
-            let square = f64::from(choice.v[l]) * f64::from(choice.v[l]);
-            num[l] += square * f64::from(choice.xc[l]);
-            den[l] += square * f64::from(choice.cc[l]);
+    let mut row = range.apply(row_scale::<G>(&fits));
+    let first = row;
+    let mut best = Integers::fit::<G, W>(panel, importance, &fits, &row);
+    for i in 1..G::ROW_SCALES {
+        let trial = range.apply(first.map(|r| r * (1.0 + ROW_FACTOR * i as f32)));
+        let better = best.improve(&Integers::fit::<G, W>(panel, importance, &fits, &trial));
+        for l in 0..TILE_ROWS {
+            row[l] = if better[l] { trial[l] } else { row[l] };
         }
-        scales.v.push(choice.v);
-        scales.shift.push(choice.shift);
     }
     let refit = std::array::from_fn(|l| {
-        if den[l] > 0.0 {
-            (f64::from(row[l]) * (num[l] / den[l])) as f32
+        if best.den[l] > 0.0 {
+            (f64::from(row[l]) * (best.num[l] / best.den[l])) as f32
         } else {
             0.0
         }
     });
-    scales.row = range.apply(refit);
-    scales
+    Scales {
+        row: range.apply(refit),
+        v: best.v,
+        shift: best.shift,
+    }
 }
 
 /// Searches the integer scale of one group where the row scale is given.
@@ -159,6 +223,8 @@ pub(super) struct Choice {
     xc: Lanes,
     /// Sum of squared values.
     cc: Lanes,
+    /// The error.
+    err: Lanes,
 }
 
 /// Tries the integers about the group's best scale; 0 (all weights become zero) is always one of them.
@@ -176,8 +242,8 @@ fn integer_scale<G: Grid, const W: bool>(
         shift: zero,
         xc: zero,
         cc: zero,
+        err: fit.energy,
     };
-    let mut best_err = fit.energy;
     for neighbour in G::NEIGHBOURS {
         let v: Lanes = std::array::from_fn(|l| {
             integer::<G>(integer::<G>(fit.scale[l] * per_row[l]) + neighbour)
@@ -186,9 +252,9 @@ fn integer_scale<G: Grid, const W: bool>(
         let s = trial::<G, W>(x, importance, &reciprocal(&scale), &fit.shift);
         for l in 0..16 {
             let err = s.rr[l] * (scale[l] * scale[l]);
-            let better = scale[l] != 0.0 && err < best_err[l];
+            let better = scale[l] != 0.0 && err < best.err[l];
             let pick = |new: f32, old: f32| if better { new } else { old };
-            best_err[l] = pick(err, best_err[l]);
+            best.err[l] = pick(err, best.err[l]);
             best.v[l] = pick(v[l], best.v[l]);
             best.shift[l] = pick(fit.shift[l], best.shift[l]);
             best.xc[l] = pick(s.rc[l] + s.cc[l], best.xc[l]);
