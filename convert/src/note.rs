@@ -42,6 +42,11 @@ pub enum Note {
         /// Rows of the embedding matrix.
         vocab_size: usize,
     },
+    /// A type was asked for a role that the model has no matrix of, such as the output of tied embeddings.
+    OverrideUnused {
+        /// What was asked for, as it was typed.
+        asked: String,
+    },
     /// Fewer threads than asked for, so that the memory stays bounded.
     FewerThreads {
         /// Threads asked for.
@@ -94,6 +99,9 @@ impl fmt::Display for Note {
                 "the tokenizer has {tokens} tokens, the model embeds {vocab_size}: text that needs the others \
                  is refused"
             ),
+            Self::OverrideUnused { asked } => {
+                write!(f, "{asked} changes nothing: the model has no such matrix")
+            }
             Self::FewerThreads { asked, used } => {
                 write!(
                     f,

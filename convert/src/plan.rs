@@ -254,6 +254,12 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
             source: index,
         });
     }
+    for asked in options.recipe.overrides() {
+        if !tensors.iter().any(|tensor| tensor.role == asked.role) {
+            let asked = asked.to_string();
+            notes.push(Note::OverrideUnused { asked });
+        }
+    }
     let data = DataPlan::new(decls)?;
     for (i, tensor) in tensors.iter_mut().enumerate() {
         tensor.offset = DATA_ALIGN + data.offset(i);

@@ -139,9 +139,17 @@ impl Recipe {
         }
     }
 
-    /// The recipe with other types for some roles; of two for the same role the later one holds.
+    /// The recipe with other types for some roles. Two different ones for a role are an error: which of them was
+    /// meant is not to be guessed.
     pub fn with_overrides(mut self, overrides: &[TypeOverride]) -> Result<Self, RecipeError> {
-        for &TypeOverride { role, qtype } in overrides {
+        for (i, &TypeOverride { role, qtype }) in overrides.iter().enumerate() {
+            let mut earlier = self.overrides.iter().chain(&overrides[..i]);
+            if let Some(other) = earlier.find(|o| o.role == role && o.qtype != qtype) {
+                return Err(RecipeError::Twice {
+                    role,
+                    types: [other.qtype, qtype],
+                });
+            }
             match self.types.get_mut(&role) {
                 Some(t) => *t = qtype,
                 None => return Err(RecipeError::Vector { role }),
@@ -250,6 +258,13 @@ pub enum RecipeError {
         /// The role.
         role: Role,
     },
+    /// Overrides of one role by different types.
+    Twice {
+        /// The role.
+        role: Role,
+        /// Its types, in the order given.
+        types: [QuantType; 2],
+    },
     /// Gate and up would have different types.
     GateUp {
         /// The type of `ffn_gate`.
@@ -281,6 +296,13 @@ impl fmt::Display for RecipeError {
             Self::Role(cause) => cause.fmt(f),
             Self::Type(cause) => cause.fmt(f),
             Self::Vector { role } => write!(f, "`{role}` is a vector, which is always f32"),
+            Self::Twice {
+                role,
+                types: [first, second],
+            } => write!(
+                f,
+                "`{role}` is to be {first} and {second}: expected one type for a role"
+            ),
             Self::GateUp { gate, up } => write!(
                 f,
                 "ffn_gate would be {gate} and ffn_up {up}: their tiles alternate in the file and need one type"
@@ -343,6 +365,15 @@ mod tests {
                 up: QuantType::Q5
             }
         );
+        let twice = [o("attn_v=q6"), o("attn_q=q5"), o("attn_v=q8")];
+        let err = q4.clone().with_overrides(&twice).unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "`attn_v` is to be q6 and q8: expected one type for a role"
+        );
+        let once = q4.clone().with_overrides(&[o("attn_v=q6"); 2]).unwrap();
+        assert_eq!(once.qtype(Role::AttnV), QuantType::Q6);
+        assert!(once.with_overrides(&[o("attn_v=q8")]).is_err());
         let err = q4.with_overrides(&[o("attn_norm=f16")]).unwrap_err();
         assert!(err.to_string().contains("attn_norm"), "{err}");
         for (bad, says) in [

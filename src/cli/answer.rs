@@ -265,6 +265,17 @@ fn now() -> Moment {
     }
 }
 
+/// Says so where `option` asks for more positions than a model was made for.
+pub(crate) fn tell_beyond(model: &Model, option: &str, positions: usize) {
+    let trained = model.config().max_seq_len;
+    if positions > trained {
+        out::note(format_args!(
+            "note: {option} {positions} is more than the {trained} positions that the model was made for: \
+             what comes after those may be nonsense"
+        ));
+    }
+}
+
 impl Talker {
     /// Opens a model with its tokenizer and, unless its texts are `raw`, its template.
     pub(crate) fn open(
@@ -276,12 +287,8 @@ impl Talker {
         raw: bool,
     ) -> anyhow::Result<Self> {
         let model = Arc::new(Model::open(path, &model_options(host))?);
-        let trained = model.config().max_seq_len;
-        if let Some(asked) = session.ctx_size.filter(|&asked| asked > trained) {
-            out::note(format_args!(
-                "note: -c {asked} is more than the {trained} positions that the model was made for: \
-                 what comes after those may be nonsense"
-            ));
+        if let Some(asked) = session.ctx_size {
+            tell_beyond(&model, "-c", asked);
         }
         let loaded = model.tokenizer()?;
         for note in &loaded.notes {

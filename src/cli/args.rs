@@ -369,11 +369,11 @@ pub(crate) struct ConvertArgs {
     pub(crate) quant: Option<QuantType>,
 
     /// The best types for a file of at most so many bytes: 734003200, 700MB, 0.7GiB
-    #[arg(long, value_name = "BYTES", conflicts_with_all = ["quant", "max_kld", "fit", "tensor_type"])]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, conflicts_with_all = ["quant", "max_kld", "fit", "tensor_type"])]
     pub(crate) size: Option<Bytes>,
 
     /// The smallest file whose mean KL divergence from the source is predicted to be at most this
-    #[arg(long, value_name = "NATS", conflicts_with_all = ["quant", "fit", "tensor_type"])]
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true, conflicts_with_all = ["quant", "fit", "tensor_type"])]
     pub(crate) max_kld: Option<f64>,
 
     /// The best types for what runs within so much memory, keys and values of the default context

@@ -1,9 +1,12 @@
 //! `chaski bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use chaski::bench::{self, BenchOptions, Format};
+use chaski::{
+    Model, ModelOptions,
+    bench::{self, BenchOptions, Format},
+};
 use chaski_quant::QuantType;
 
 use super::{
@@ -52,6 +55,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut rows = Vec::new();
     for file in &files {
+        tell_context(file, args)?;
         let name = file
             .file_name()
             .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -83,6 +87,22 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             row.load_ms,
             row.ttft_ms,
             out::bytes(row.resident_bytes)
+        ));
+    }
+    Ok(())
+}
+
+/// Says so where more positions are measured than the model was made for.
+fn tell_context(file: &Path, args: &BenchArgs) -> anyhow::Result<()> {
+    let trained = Model::open(file, &ModelOptions::default())?
+        .config()
+        .max_seq_len;
+    let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(0);
+    let positions = most(&args.n_depth) + most(&args.n_prompt).max(most(&args.n_gen));
+    if positions > trained {
+        out::note(format_args!(
+            "note: {positions} positions are more than the {trained} that {} was made for",
+            file.display()
         ));
     }
     Ok(())

@@ -24,7 +24,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Dropped, kv_type, tell_placement, tell_threads},
+    answer::{Dropped, kv_type, tell_beyond, tell_placement, tell_threads},
     args::{Args, EvalArgs, GpuArgs, KvArg},
     interrupt, out, progress, resolve,
     text::{self, MAX_CORPUS_BYTES},
@@ -114,6 +114,10 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         .iter()
         .map(|model| Opened::new(resolve::resolve(model, args.quant)?, &text))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let least = models.iter().min_by_key(|m| m.model.config().max_seq_len);
+    if let Some(least) = least {
+        tell_beyond(&least.model, "--chunk", args.chunk);
+    }
     match reference {
         Some(reference) => {
             let reference = Opened::new(reference, &text)?;

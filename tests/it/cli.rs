@@ -211,6 +211,16 @@ fn a_checkpoint_folder_runs_and_is_kept_in_the_cache() {
     ]);
     assert_eq!(rows[0]["n_prompt"], 8);
     assert_eq!(rows[0]["samples_ns"].as_array().unwrap().len(), 2);
+    let note = |depth: &str| {
+        let out = place.run(&[
+            "bench", "tiny", "-p", "0", "-n", "1", "-r", "1", "-d", depth,
+        ]);
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stderr).contains("positions are more than")
+    };
+    let trained = Variant::Llama.config().max_seq_len;
+    assert!(!note(&(trained - 1).to_string()));
+    assert!(note(&trained.to_string()), "of {trained} positions");
 }
 
 #[test]
@@ -224,6 +234,15 @@ fn perplexity_is_printed_as_llama_perplexity_does() {
     let json = place.json(&[&args[..], &["--json"]].concat());
     // The last half of each chunk but its last position.
     assert_eq!(json["scored"], 45);
+    // Chunks that are longer than the context.
+    fs::write(place.path().join("long"), "ab ba abba baab ".repeat(600)).unwrap();
+    let told = |chunk: &str| {
+        let args = ["eval", "tiny", "--quant", "f32", "--text", "long"];
+        let out = place.run(&[&args[..], &["--chunk", chunk, "--chunks", "1"]].concat());
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stderr).contains("more than the 2048 positions")
+    };
+    assert!(told("2049") && !told("2048"));
 }
 
 #[test]
@@ -450,6 +469,24 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
             1,
             "m.chaski",
         ),
+        (
+            &[
+                "convert",
+                "tiny",
+                "--quant",
+                "q4",
+                "--tensor-type",
+                "attn_v=q6,attn_v=q8",
+            ],
+            1,
+            "`attn_v` is to be q6 and q8",
+        ),
+        (
+            &["convert", "tiny", "--max-kld", "-1"],
+            1,
+            "expected a positive number",
+        ),
+        (&["convert", "tiny", "--size", "-1"], 2, "expected bytes"),
         (&["convert", "m.chaski", "--quant", "q4"], 1, "already"),
         (&["convert", "absent", "--quant", "q4"], 1, "smollm2"),
         (&["run", "./absent.chaski", "x"], 1, "no such file"),

@@ -9,6 +9,7 @@ mod cuda;
 mod equality;
 mod generate;
 mod sequences;
+mod shapes;
 mod snapshots;
 mod talk;
 mod tiny;

@@ -61,8 +61,12 @@ fn metadata(config: &Config) -> ModelMetadata {
 
 /// The file of a variant whose matrices are of `qtype` (`None`: of all types).
 pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
-    let config = variant.config();
-    let table = tensor_table(&config);
+    container_of(&variant.config(), variant.seed(), qtype)
+}
+
+/// The same of any config, with weights that `seed` decides.
+pub(crate) fn container_of(config: &Config, seed: u64, qtype: Option<QuantType>) -> Vec<u8> {
+    let table = tensor_table(config);
     let decls = table
         .iter()
         .map(|spec| TensorDecl {
@@ -81,7 +85,7 @@ pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
     let mut i = 0;
     while i < table.len() {
         let spec = &table[i];
-        let floats = weights(variant.seed(), spec);
+        let floats = weights(seed, spec);
         if spec.vector {
             let bytes: Vec<u8> = floats.iter().flat_map(|f| f.to_le_bytes()).collect();
             writer.write(i, &bytes).unwrap();
@@ -90,7 +94,7 @@ pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
             let qtype = type_of(spec, qtype);
             let pair = [
                 tiles(spec, &floats, qtype),
-                tiles(next, &weights(variant.seed(), next), qtype),
+                tiles(next, &weights(seed, next), qtype),
             ];
             let n = spec.layout(qtype).unwrap().tile_bytes();
             for (gate, up) in pair[0].chunks_exact(n).zip(pair[1].chunks_exact(n)) {
@@ -106,7 +110,7 @@ pub(crate) fn container(variant: Variant, qtype: Option<QuantType>) -> Vec<u8> {
         i += 1;
     }
     writer
-        .finish(&metadata(&config).to_json().unwrap(), &[])
+        .finish(&metadata(config).to_json().unwrap(), &[])
         .unwrap()
         .into_inner()
 }
@@ -128,8 +132,18 @@ pub(crate) fn open(bytes: &[u8], kernels: &'static Kernels) -> Result<Model, Mod
 
 /// The same model by definition.
 pub(crate) fn reference(variant: Variant, qtype: Option<QuantType>, kv_type: KvType) -> Reference {
-    Reference::new(&variant.config(), kv_type, |spec| {
-        let floats = weights(variant.seed(), spec);
+    reference_of(&variant.config(), variant.seed(), qtype, kv_type)
+}
+
+/// The same of [`container_of`].
+pub(crate) fn reference_of(
+    config: &Config,
+    seed: u64,
+    qtype: Option<QuantType>,
+    kv_type: KvType,
+) -> Reference {
+    Reference::new(config, kv_type, |spec| {
+        let floats = weights(seed, spec);
         if spec.vector {
             return TensorData::Floats(floats);
         }

@@ -413,6 +413,15 @@ fn ties_are_what_the_weights_say() {
         tensor: output.to_owned()
     }));
 
+    // A type for a matrix that there is not.
+    let asked = "output=q6".parse().unwrap();
+    let recipe = Recipe::named("q8").unwrap();
+    let recipe = recipe.with_overrides(&[asked]).unwrap();
+    let (_, report) = convert_dir(checkpoint.write().path(), &ConvertOptions::new(recipe));
+    assert!(report.notes.contains(&Note::OverrideUnused {
+        asked: "output=q6".to_owned()
+    }));
+
     // Equal values of another type are equal, too.
     let mut wider = embeddings.clone();
     wider.dtype = Dtype::F32;

@@ -91,6 +91,41 @@ fn long_rows_in_several_parts_give_the_oracles_bits() {
 }
 
 #[test]
+fn many_rows_of_several_tiles_give_the_oracles_bits() {
+    // AVX-512 takes two tiles, 16 blocks and 256 rows at a time, and which of them first depends on the size of the
+    // activations: a last tile alone, a last part of one block, a last chunk of one row and of two, in either order.
+    for (i, (n_tiles, n_blocks, rows)) in [
+        (3, 17, 17),
+        (5, 1, 258),
+        (3, 33, 257),
+        (5, 48, 19),
+        (4, 16, 21),
+        (3, 481, 18),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for qtype in QuantType::ALL {
+            if n_tiles * n_blocks * rows > 20_000 && !matches!(qtype, QuantType::Q4 | QuantType::Q6)
+            {
+                continue; // the loops are shared; the oracle takes long without optimisation
+            }
+            let mut rng = Rng::new(i as u64);
+            let layout = layout(qtype, n_tiles, n_blocks);
+            let packed = random_tiles(&mut rng, &layout);
+            let x = acts(&mut rng, rows, n_blocks, Fill::Random);
+            check(
+                &layout,
+                &packed,
+                64,
+                &x.rows(rows),
+                &format!("{n_tiles} tiles"),
+            );
+        }
+    }
+}
+
+#[test]
 fn extreme_codes_and_scales_give_the_oracles_bits() {
     for qtype in QuantType::ALL {
         let layout = layout(qtype, 1, 3);

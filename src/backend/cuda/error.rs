@@ -33,6 +33,17 @@ pub enum CudaError {
         /// The least one.
         least: (u32, u32),
     },
+    /// The driver says of a device what none is like: it may be another maker's in the place of NVIDIA's.
+    OddDevice {
+        /// Its name.
+        name: String,
+        /// What there are so many of.
+        what: &'static str,
+        /// How many.
+        got: u32,
+        /// The fewest and the most that there may be.
+        expected: (u32, u32),
+    },
     /// The driver does not take the kernels.
     Kernels {
         /// What it says.
@@ -100,6 +111,15 @@ impl fmt::Display for CudaError {
             Self::Kernels { message } => {
                 write!(f, "the CUDA driver does not take the kernels: {message}")
             }
+            Self::OddDevice {
+                name,
+                what,
+                got,
+                expected: (least, most),
+            } => write!(
+                f,
+                "{name} has {got} {what}, says the CUDA driver: expected {least} to {most}"
+            ),
             Self::Unsupported { what, got, max } => {
                 write!(f, "{what} of {got}: the kernels go up to {max}")
             }

@@ -1,6 +1,7 @@
 //! What of a model fits on a device.
 
 use chaski_models::{Config, forward::kv::KvGeometry};
+use chaski_quant::TILE_ROWS;
 use serde::Serialize;
 
 use super::{
@@ -25,6 +26,9 @@ const RESERVE: u64 = 256 << 20;
 
 /// Rows of a pass that the kernels' grids go up to.
 const MAX_ROWS: usize = 65_535;
+
+/// Rows of a matrix that the kernels' grids go up to: as many blocks of 16 tiles.
+const MAX_MATRIX_ROWS: usize = 65_535 * 16 * TILE_ROWS;
 
 /// Bytes on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -149,6 +153,7 @@ fn supported(config: &Config, limits: &PassLimits) -> Result<(), CudaError> {
         ("a head", config.head_dim, MAX_HEAD_DIM as usize),
         ("a batch", limits.rows, MAX_ROWS),
         ("a number of KV heads", config.n_kv_heads, MAX_ROWS),
+        ("a vocabulary", config.vocab_size, MAX_MATRIX_ROWS),
     ] {
         if got > max {
             return Err(CudaError::Unsupported { what, got, max });

@@ -60,6 +60,12 @@ fn layers_that_cannot_go_anywhere_are_an_error_that_says_what_to_do() {
     let out = blind(&place, &["run", "m.chaski", "ab", "-ngl", "some"]);
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("auto or all"));
+    for wrong in ["-1", "18446744073709551616", "", "ALL", "1.5"] {
+        let out = blind(&place, &["bench", "m.chaski", "-ngl", wrong]);
+        let err = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{wrong}: {err}");
+        assert!(err.contains("auto or all"), "{wrong}: {err}");
+    }
 }
 
 #[test]

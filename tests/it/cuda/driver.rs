@@ -265,6 +265,26 @@ fn whatever_the_driver_says_is_an_error_that_names_it() {
             "Fake GPU 0 has compute capability 7.5: expected 8.0",
         ),
         (
+            "",
+            ("FAKE_CUDA_MULTIPROCESSORS", "0"),
+            "Fake GPU 0 has 0 multiprocessors",
+        ),
+        (
+            "",
+            ("FAKE_CUDA_MULTIPROCESSORS", "-1"),
+            "Fake GPU 0 has 0 multiprocessors",
+        ),
+        (
+            "",
+            ("FAKE_CUDA_MULTIPROCESSORS", "2147483647"),
+            "Fake GPU 0 has 2147483647 multiprocessors",
+        ),
+        (
+            "",
+            ("FAKE_CUDA_SHARED", "65536"),
+            "Fake GPU 0 has 65536 bytes of shared memory for a block",
+        ),
+        (
             "cuDevicePrimaryCtxRetain:1:2",
             ("", ""),
             "Fake GPU 0 failed at making a context",

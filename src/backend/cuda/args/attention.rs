@@ -170,7 +170,8 @@ impl AttendArgs {
         let group = self.n_heads / self.pool.n_kv_heads;
         // Keys and values are read once for all heads of a block. But where most multiprocessors have no block, reading
         // them several times over costs less than going through several heads.
-        self.heads = if slots * self.n_heads <= multiprocessors / 2 {
+        self.heads = if u64::from(slots) * u64::from(self.n_heads) <= u64::from(multiprocessors / 2)
+        {
             1
         } else if group > 4 && self.head_dim <= 128 {
             SLOT_HEADS

@@ -18,7 +18,7 @@ use cudarc::driver::{
 
 use super::{
     CudaError, Opened,
-    args::Kernel,
+    args::{Kernel, MAX_SHARED},
     device::{Buffer, Device, DeviceError, DeviceInfo, Graph, Launch},
 };
 use kernels::Kernels;
@@ -74,6 +74,7 @@ pub fn open() -> Result<Opened, CudaError> {
             least: LEAST_CAPABILITY,
         });
     }
+    check_sizes(&info)?;
     let name = info.name.clone();
     let failed = |what: &str| {
         let (name, what) = (name.clone(), what.to_owned());
@@ -120,6 +121,29 @@ fn check_version() -> Result<(), CudaError> {
             version,
             least: LEAST_VERSION,
         });
+    }
+    Ok(())
+}
+
+/// Launches are made of these numbers: none of them may be too small for a kernel, or give a grid without blocks.
+fn check_sizes(info: &DeviceInfo) -> Result<(), CudaError> {
+    for (what, got, expected) in [
+        ("multiprocessors", info.multiprocessors, (1, 0xffff)),
+        (
+            "bytes of shared memory for a block",
+            info.shared,
+            (MAX_SHARED, 1 << 30),
+        ),
+    ] {
+        if got < expected.0 || got > expected.1 {
+            let name = info.name.clone();
+            return Err(CudaError::OddDevice {
+                name,
+                what,
+                got,
+                expected,
+            });
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use chaski::{Model, Session, SessionOptions as Options, backend::GpuLayers};
+use chaski_kernels_simd::Kernels;
 use chaski_models::{TokenId, reference::KvType, testing::Variant};
 use chaski_quant::QuantType;
 
@@ -12,7 +13,7 @@ use super::super::{
     device::{self, Shared},
     model, options,
 };
-use crate::tiny;
+use crate::{shapes::SIZES, tiny};
 
 /// A session all on the emulated device; none where there is no C++ compiler.
 fn emulated(model: &Arc<Model>, options: &Options) -> Option<(Session, Shared)> {
@@ -106,4 +107,23 @@ fn rounded_activations_give_the_logits_of_the_cpu() {
         ..options(KvType::F16, GpuLayers::All)
     };
     check(&model, &options, &text, 0, "rounded");
+}
+
+#[test]
+fn odd_widths_and_groups_give_the_logits_of_the_cpu() {
+    for (i, sizes) in SIZES.iter().enumerate() {
+        let config = sizes.config();
+        let bytes = tiny::container_of(&config, i as u64, None);
+        let model = tiny::model(&bytes, Kernels::best());
+        let text = tiny::text(&config, 50);
+        let kv_type = [KvType::Q8, KvType::F16, KvType::F32][i % 3];
+        let options = options(kv_type, GpuLayers::All);
+        check(
+            &model,
+            &options,
+            &text,
+            40,
+            &format!("shape {i} {kv_type:?}"),
+        );
+    }
 }

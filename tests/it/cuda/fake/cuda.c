@@ -88,7 +88,8 @@ CUresult cuDeviceTotalMem_v2(size_t *n, int d) { FAULT; *n = 1u << 30; return d;
 CUresult cuDeviceGetAttribute(int *value, int attribute, int d) {
     FAULT;
     int capability = number("FAKE_CUDA_CAPABILITY", 90);
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? 4 : 101376;
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? number("FAKE_CUDA_MULTIPROCESSORS", 4)
+        : number("FAKE_CUDA_SHARED", 101376);
     return d;
 }
 CUresult cuDevicePrimaryCtxRetain(void **c, int d) { FAULT; *c = &sticky; n_live++; return d; }
