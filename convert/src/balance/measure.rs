@@ -6,7 +6,7 @@ use chaski_models::{
 };
 use chaski_quant::QuantType;
 
-use super::Balanced;
+use super::{Balanced, Squares, Strength};
 use crate::{
     calibrate::{self, Calibration, CalibrationError, slice::Slice},
     error::ConvertError,
@@ -22,8 +22,13 @@ use crate::{
 /// Chunks of the text that are run: mean squares need far fewer rows than second moments do.
 const CHUNKS: usize = 4;
 
-/// Types so fine that a block may hold columns of differing strength.
-const FINE: [QuantType; 1] = [QuantType::Q8];
+/// Types whose errors are below those of 8-bit activations, so that channels may be balanced strongly.
+const FINE: [QuantType; 4] = [
+    QuantType::Q8,
+    QuantType::F16,
+    QuantType::BF16,
+    QuantType::F32,
+];
 
 /// The sites whose channels are balanced.
 const SITES: [Site; 5] = [
@@ -33,12 +38,6 @@ const SITES: [Site; 5] = [
     Site::Down,
     Site::Head,
 ];
-
-/// The sums of squares of a site's channels.
-struct Squares {
-    site: Site,
-    sums: Vec<f64>,
-}
 
 /// What channels are balanced by.
 pub(crate) struct Balance<'a, 'b> {
@@ -67,7 +66,7 @@ impl<'a> Balance<'a, '_> {
         let layers = (0..n_layers).flat_map(|layer| SITES.map(|site| (site, layer)));
         if !layers
             .into_iter()
-            .any(|(site, layer)| self.pays(&mapped, site, layer))
+            .any(|(site, layer)| self.strength(&mapped, site, layer).is_some())
         {
             return Ok(None);
         }
@@ -80,28 +79,30 @@ impl<'a> Balance<'a, '_> {
         let memory = memory(&mapped, hidden.len());
         self.tell(0, memory)?;
         for layer in 0..n_layers {
-            let head = layer + 1 == n_layers && self.pays(&mapped, Site::Head, layer);
+            let is_last = layer + 1 == n_layers;
+            let head = is_last && self.strength(&mapped, Site::Head, layer).is_some();
             let norm = match head {
                 true => inputs::rows(source, inputs::tensor(&mapped, Role::OutputNorm), 0..1)?,
                 false => vec![1.0; config.dim],
             };
             let slice = Slice::new(source, config, &mapped, layer, &hidden, &norm);
             let file = slice.file(self.limits)?;
-            let mut seen: Vec<Squares> = Vec::new();
+            let mut seen: Vec<(Site, Vec<f64>)> = Vec::new();
             let ran = runner.observe(file, &lens, head, &mut |_, now: Observed<'_>| {
                 if SITES.contains(&now.site) {
                     add(&mut seen, &now);
                 }
             });
             hidden = ran.map_err(CalibrationError::Runner)?;
-            for Squares { site, sums } in seen {
+            for (site, sums) in seen {
                 if sums.iter().any(|x| !x.is_finite()) {
                     let site = format!("{site} of layer {layer}");
                     return Err(CalibrationError::NotFinite { site }.into());
                 }
-                if !self.pays(&mapped, site, layer) {
+                let Some(strength) = self.strength(&mapped, site, layer) else {
                     continue;
-                }
+                };
+                let sums = Squares { sums, strength };
                 match site {
                     Site::Qkv => balanced.norm(&mapped, Some(layer), Role::AttnNorm, &sums),
                     Site::AttnOutput => balanced.values(&mapped, layer, config, &sums),
@@ -121,20 +122,25 @@ impl<'a> Balance<'a, '_> {
         go_on(self.progress.event(Event::Balance { done, of, memory }))
     }
 
-    /// Whether what is seen at a site is to be balanced: all matrices that multiply it have a type fine
-    /// enough for their columns to differ in strength.
-    fn pays(&self, mapped: &[Mapped], site: Site, layer: usize) -> bool {
+    /// How strongly what is seen at a site is balanced; `None`: not at all, since no matrix that
+    /// multiplies it is quantised, and its activations are not either.
+    fn strength(&self, mapped: &[Mapped], site: Site, layer: usize) -> Option<Strength> {
         let tied = self.plan.config.tied_embeddings;
         let (roles, layer) = match site {
             // Tied to the embeddings, which no norm's gains go before.
-            Site::Head if tied => return false,
+            Site::Head if tied => return None,
             Site::Head => (calibrate::roles(site, tied), None),
             _ => (calibrate::roles(site, tied), Some(layer)),
         };
         let of_site = mapped.iter().zip(&self.plan.tensors);
-        let mut of_site =
+        let of_site =
             of_site.filter(|(m, _)| m.spec.layer == layer && roles.contains(&m.spec.role));
-        of_site.all(|(_, tensor)| FINE.contains(&tensor.qtype))
+        let types: Vec<QuantType> = of_site.map(|(_, tensor)| tensor.qtype).collect();
+        let is_quantized = types.iter().any(|t| t.is_quantized());
+        is_quantized.then(|| match types.iter().all(|t| FINE.contains(t)) {
+            true => Strength::Strong,
+            false => Strength::Weak,
+        })
     }
 }
 
@@ -147,16 +153,14 @@ fn memory(mapped: &[Mapped], hidden: usize) -> u64 {
 }
 
 /// Adds the squares of what is seen, row by row.
-fn add(seen: &mut Vec<Squares>, now: &Observed<'_>) {
-    let at = seen.iter().position(|s| s.site == now.site);
+fn add(seen: &mut Vec<(Site, Vec<f64>)>, now: &Observed<'_>) {
+    let at = seen.iter().position(|s| s.0 == now.site);
     let at = at.unwrap_or_else(|| {
-        let sums = vec![0.0; now.width];
-        let site = now.site;
-        seen.push(Squares { site, sums });
+        seen.push((now.site, vec![0.0; now.width]));
         seen.len() - 1
     });
     for row in now.rows() {
-        for (sum, &x) in seen[at].sums.iter_mut().zip(row) {
+        for (sum, &x) in seen[at].1.iter_mut().zip(row) {
             *sum += f64::from(x) * f64::from(x);
         }
     }

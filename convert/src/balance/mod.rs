@@ -14,10 +14,12 @@
 //! | the feed-forward network | rows of up | columns of down |
 //! | the last norm | its gains | columns of the output matrix, where it is not the embeddings |
 //!
-//! A channel of mean square `m` is divided by `(m / median)^(1/4)`, rounded to a power of two: half the
-//! ratio of the amplitudes goes to the weights, half stays (AWQ, Lin et al. 2023, arXiv:2306.00978,
-//! searches the exponent; docs/quantiser.md has what others give). The mean squares are seen by running the
-//! source on a text.
+//! A channel of mean square `m` is divided by `(m / median)^(1/4)`, rounded to a power of two, where all
+//! weights are so fine that theirs is the smaller error: half the ratio of the amplitudes goes to the
+//! weights, half stays. It is divided by `(m / median)^(1/8)` where weights are coarser, since columns of
+//! unlike strength cost these more ([`Strength`]). (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438, and AWQ,
+//! Lin et al. 2023, arXiv:2306.00978, do so by one exponent or search it; docs/quantiser.md has what others
+//! give here.) The mean squares are seen by running the source on a text.
 
 mod measure;
 
@@ -42,6 +44,18 @@ pub const OPTION: &str = "balance";
 
 /// The version of the way in which channels are balanced: the option's value.
 pub(crate) const VERSION: u32 = 1;
+
+/// The sums of squares of a site's channels.
+struct Squares {
+    sums: Vec<f64>,
+    strength: Strength,
+}
+
+impl Squares {
+    fn exponents(&self) -> Vec<i32> {
+        exponents(&self.sums, self.strength)
+    }
+}
 
 /// What a tensor's rows and columns are multiplied by; empty: by 1.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,9 +89,28 @@ fn exponent(x: f64) -> i32 {
     (x.to_bits() >> 52) as i32 - 1023
 }
 
-/// The exponent that each channel is divided by: a quarter of the logarithm of its mean square over
-/// the median, to the nearest integer. By the bits of the numbers, so that every machine finds the same.
-fn exponents(mean_sq: &[f64]) -> Vec<i32> {
+/// How much of a channel's strength is moved to the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Strength {
+    /// A quarter of its amplitude's logarithm.
+    Weak,
+    /// Half of it.
+    Strong,
+}
+
+impl Strength {
+    /// Part of the logarithm of a mean square.
+    const fn divisor(self) -> i32 {
+        match self {
+            Self::Weak => 8,
+            Self::Strong => 4,
+        }
+    }
+}
+
+/// The exponent that each channel is divided by: a part of the logarithm of its mean square over the
+/// median, to the nearest integer. By the bits of the numbers, so that every machine finds the same.
+fn exponents(mean_sq: &[f64], strength: Strength) -> Vec<i32> {
     let mut sorted = mean_sq.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
@@ -87,7 +120,10 @@ fn exponents(mean_sq: &[f64]) -> Vec<i32> {
             // A channel that is always zero, or more often than not.
             return 0;
         }
-        (exponent(ratio) + 2).div_euclid(4).clamp(-MOST, MOST)
+        let divisor = strength.divisor();
+        (exponent(ratio) + divisor / 2)
+            .div_euclid(divisor)
+            .clamp(-MOST, MOST)
     };
     mean_sq.iter().map(of).collect()
 }
@@ -138,18 +174,18 @@ impl<'a> Balanced<'a> {
     }
 
     /// Balances a norm and the matrices behind it.
-    fn norm(&mut self, mapped: &[Mapped], layer: Option<usize>, norm: Role, squares: &[f64]) {
+    fn norm(&mut self, mapped: &[Mapped], layer: Option<usize>, norm: Role, squares: &Squares) {
         let matrices: &[Role] = match norm {
             Role::AttnNorm => &[Role::AttnQ, Role::AttnK, Role::AttnV],
             Role::FfnNorm => &[Role::FfnGate, Role::FfnUp],
             _ => &[Role::Output],
         };
-        let exponents = exponents(squares);
+        let exponents = squares.exponents();
         self.apply(mapped, layer, (&[norm], matrices), &exponents, &exponents);
     }
 
     /// Balances values. `squares`: of what the attention output matrix multiplies.
-    fn values(&mut self, mapped: &[Mapped], layer: usize, config: &Config, squares: &[f64]) {
+    fn values(&mut self, mapped: &[Mapped], layer: usize, config: &Config, squares: &Squares) {
         let (head, kv_heads) = (config.head_dim, config.n_kv_heads);
         let shared = config.n_heads / kv_heads;
         // A channel of a key/value head is one of each of its query heads.
@@ -157,10 +193,10 @@ impl<'a> Balanced<'a> {
             let (kv, i) = (channel / head, channel % head);
             (0..shared).map(move |q| (kv * shared + q) * head + i)
         };
-        let of = |channel| places(channel).map(|at| squares[at]).sum::<f64>();
+        let of = |channel| places(channel).map(|at| squares.sums[at]).sum::<f64>();
         let sums: Vec<f64> = (0..kv_heads * head).map(of).collect();
-        let exponents = exponents(&sums);
-        let mut columns = vec![0; squares.len()];
+        let exponents = exponents(&sums, squares.strength);
+        let mut columns = vec![0; squares.sums.len()];
         for (channel, &e) in exponents.iter().enumerate() {
             places(channel).for_each(|at| columns[at] = e);
         }
@@ -169,8 +205,8 @@ impl<'a> Balanced<'a> {
     }
 
     /// Balances the feed-forward network's channels.
-    fn hidden(&mut self, mapped: &[Mapped], layer: usize, squares: &[f64]) {
-        let exponents = exponents(squares);
+    fn hidden(&mut self, mapped: &[Mapped], layer: usize, squares: &Squares) {
+        let exponents = squares.exponents();
         let roles: (&[Role], &[Role]) = (&[Role::FfnUp], &[Role::FfnDown]);
         self.apply(mapped, Some(layer), roles, &exponents, &exponents);
     }
