@@ -18,9 +18,9 @@
 //! what it is stronger by goes to the weights, half stays (SmoothQuant, Xiao et al. 2022,
 //! arXiv:2211.10438). That is done where all matrices that multiply it are so fine that the activations'
 //! error is the larger one; coarser weights lose more by columns of unlike strength than activations
-//! gain. Magnitudes are seen by running the source on a text. Their mean, not that of their squares: the first
-//! token of a text can be a thousand times stronger in a channel than all others, which would
-//! decide alone, and without it nothing would keep that token exact (docs/quantiser.md has the figures).
+//! gain. Magnitudes are seen by running the source on a text. Their mean, not that of their squares, which
+//! few tokens decide; nor without the first ones of a text, which all others attend to
+//! (docs/quantiser.md has the figures).
 
 mod measure;
 
