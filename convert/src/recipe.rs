@@ -35,6 +35,8 @@ pub struct Recipe {
     layers: BTreeMap<(Role, usize), QuantType>,
     /// What the types were chosen for, in words.
     target: Option<String>,
+    /// How it was known what errors of a matrix matter when the types were chosen, in words.
+    sensitivities: Option<String>,
 }
 
 /// A recipe as data.
@@ -92,7 +94,7 @@ const RECIPES: [Named; 8] = {
 };
 
 /// The version of the way in which types are chosen for a model.
-const MIXED_VERSION: u32 = 2;
+const MIXED_VERSION: u32 = 3;
 
 impl Recipe {
     /// The names of all recipes.
@@ -117,6 +119,7 @@ impl Recipe {
             overrides: Vec::new(),
             layers: BTreeMap::new(),
             target: None,
+            sensitivities: None,
         })
     }
 
@@ -124,10 +127,12 @@ impl Recipe {
     ///
     /// * `types`: of each role, and of each layer's matrix that has another type.
     /// * `target`: what they were chosen for.
+    /// * `sensitivities`: how it was known what errors of each matrix matter.
     pub(crate) fn mixed(
         types: BTreeMap<Role, QuantType>,
         layers: BTreeMap<(Role, usize), QuantType>,
         target: String,
+        sensitivities: String,
     ) -> Self {
         Self {
             name: "mixed",
@@ -136,6 +141,7 @@ impl Recipe {
             overrides: Vec::new(),
             layers,
             target: Some(target),
+            sensitivities: Some(sensitivities),
         }
     }
 
@@ -186,6 +192,12 @@ impl Recipe {
     /// What the types were chosen for, where they were chosen for this model: `--size 700MB`.
     pub fn target(&self) -> Option<&str> {
         self.target.as_deref()
+    }
+
+    /// How it was known what errors of each matrix matter, where the types were chosen for this model: `of
+    /// roles`, or `of matrices, measured on 288 positions`.
+    pub fn sensitivities(&self) -> Option<&str> {
+        self.sensitivities.as_deref()
     }
 
     /// The type of a tensor of `role` in layer `layer`; `f32` of a vector.
