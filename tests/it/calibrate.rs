@@ -1,17 +1,20 @@
 //! Calibrated conversions and conversions to a size, by the one forward pass.
 
-use std::{fs, num::NonZeroUsize, ops::ControlFlow};
+use std::{fs, num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
-use chaski::runner::CpuRunner;
+use chaski::{
+    Model, ModelOptions, Session, SessionOptions, eval::Position, runner::CpuRunner,
+};
 use chaski_convert::{
     Calibration, CalibrationError, ConvertError, ConvertOptions, Event, Recipe, Report,
-    Sensitivities, Silent, Target, allocate, allocate_with, convert, convert_with, measure, source,
+    Sensitivities, Silent, Target, allocate, TypeOverride, allocate_with, convert, convert_with, measure, source,
 };
 use chaski_models::{
-    Role,
+    Role, TokenId,
     testing::{CheckpointOptions, FloatType, Variant, write_checkpoint},
+    tokenizer::Specials,
 };
-use chaski_quant::{QuantType, container::Container};
+use chaski_quant::{QuantType, container::Container, scalar::attention::KvType};
 use tempfile::TempDir;
 
 fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
@@ -263,65 +266,69 @@ fn sensitivities_are_of_every_matrix_and_the_same_at_any_number_of_threads() {
 }
 
 #[test]
-fn a_sensitivity_is_what_a_file_with_that_matrix_in_q4_diverges() {
-    let dir = checkpoint(Variant::LlamaUntied, FloatType::F32);
-    let measured = measured(&dir, 2);
-    let model = |types: &[&str]| {
-        let types: Vec<_> = types.iter().map(|t| t.parse().unwrap()).collect();
-        let recipe = Recipe::named("f32")
-            .unwrap()
-            .with_overrides(&types)
-            .unwrap();
-        let (file, _) = converted(&dir, &ConvertOptions::new(recipe), 1);
-        let path = dir.path().join("out.chaski");
-        let container = Container::from_bytes(file).unwrap();
-        let model = chaski::Model::from_container(container, &path, &Default::default());
-        std::sync::Arc::new(model.unwrap())
-    };
-    let exact = model(&[]);
-    let tokenizer = exact.tokenizer().unwrap().tokenizer;
-    // The pieces as they are said to be: 4 of 96 tokens, the text's begin and end among them, of which
-    // the first 24 are not compared.
-    let text = Calibration::built_in();
-    let tokens = tokenizer
-        .encode(text.text(), chaski_models::tokenizer::Specials::AsText)
-        .unwrap();
-    let bos = tokenizer.bos().unwrap();
-    let pieces: Vec<Vec<_>> = (0..4)
-        .map(|i| {
-            let at = i * (tokens.len() - 95) / 3;
-            [&[bos][..], &tokens[at..at + 95]].concat()
-        })
-        .collect();
-    let logits = |model: &std::sync::Arc<chaski::Model>| {
-        let options = chaski::SessionOptions {
-            context_len: Some(96),
-            kv_type: chaski_quant::scalar::attention::KvType::F32,
-            ..Default::default()
-        };
-        let mut session = chaski::Session::new(model, &options).unwrap();
-        let mut rows: Vec<Vec<f32>> = Vec::new();
-        for piece in &pieces {
-            session.clear();
-            let mut keep = |_: usize, logits: &[f32]| rows.push(logits.to_vec());
-            session.extend_with(piece, 24, &mut keep).unwrap();
-        }
-        rows
-    };
-    let reference = logits(&exact);
-    assert_eq!(reference.len(), measured.positions());
-    for (types, role) in [
-        (&["token_embd=q4"][..], Role::TokenEmbd),
-        (&["output=q4"], Role::Output),
-    ] {
-        let rows = logits(&model(types));
-        let klds = reference.iter().zip(&rows).map(|(p, q)| {
-            let next = chaski_models::TokenId(0);
-            chaski::eval::Position::score(p, q, next, &mut Vec::new()).kl_divergence
+fn a_sensitivity_is_what_the_model_with_that_matrix_in_q4_diverges() {
+    for variant in [Variant::LlamaUntied, Variant::Qwen3] {
+        let dir = checkpoint(variant, FloatType::F32);
+        let measured = measured(&dir, 2);
+        let file = |recipe: Recipe| converted(&dir, &ConvertOptions::new(recipe), 1).0;
+        let exact = file(Recipe::named("f32").unwrap());
+        let all = chaski_models::tensor_table(&variant.config());
+        let mut q4: Vec<_> = all.iter().filter(|t| !t.vector).collect();
+        let in_q4 = q4.iter().map(|t| TypeOverride {
+            role: t.role,
+            qtype: QuantType::Q4,
         });
-        let want = klds.sum::<f64>() / reference.len() as f64;
-        let got = measured.of(role, None).unwrap();
-        assert!((got / want - 1.0).abs() < 1e-9, "{role}: {got} for {want}");
+        let in_q4: Vec<_> = in_q4.collect();
+        let q4_file = file(Recipe::named("f32").unwrap().with_overrides(&in_q4).unwrap());
+        let open = |file: &[u8]| {
+            let container = Container::from_bytes(file.to_vec()).unwrap();
+            Model::from_container(container, dir.path(), &ModelOptions::default()).unwrap()
+        };
+        let tokenizer = open(&exact).tokenizer().unwrap().tokenizer;
+        // The pieces as they are said to be: 4 of 96 tokens, the text's first and last ones among them, of
+        // which the first 24 are not compared.
+        let text = Calibration::built_in();
+        let tokens = tokenizer.encode(text.text(), Specials::AsText).unwrap();
+        let bos = tokenizer.bos();
+        let own = 96 - usize::from(bos.is_some());
+        let piece = |i: usize| {
+            let at = i * (tokens.len() - own) / 3;
+            let tokens = tokens[at..at + own].iter().copied();
+            bos.into_iter().chain(tokens).collect::<Vec<_>>()
+        };
+        let logits = |model: Model| {
+            let options = SessionOptions {
+                context_len: Some(96),
+                kv_type: KvType::F32,
+                ..SessionOptions::default()
+            };
+            let mut session = Session::new(&Arc::new(model), &options).unwrap();
+            let mut rows: Vec<Vec<f32>> = Vec::new();
+            for i in 0..4 {
+                session.clear();
+                let mut keep = |_: usize, logits: &[f32]| rows.push(logits.to_vec());
+                session.extend_with(&piece(i), 24, &mut keep).unwrap();
+            }
+            rows
+        };
+        let reference = logits(open(&exact));
+        assert_eq!(reference.len(), measured.positions());
+        // Gate stands for both; a tied matrix is measured as two.
+        let tied = variant.config().tied_embeddings;
+        q4.retain(|t| t.role != Role::FfnUp && !(tied && t.role == Role::TokenEmbd));
+        assert!(q4.len() > 12);
+        for spec in q4 {
+            let is_it = |role, layer| (role, layer) == (spec.role, spec.layer);
+            let with = open(&exact).with_matrices_of(open(&q4_file), is_it).unwrap();
+            let rows = logits(with);
+            let klds = reference.iter().zip(&rows).map(|(p, q)| {
+                let next = TokenId(0);
+                Position::score(p, q, next, &mut Vec::new()).kl_divergence
+            });
+            let want = klds.sum::<f64>() / reference.len() as f64;
+            let got = measured.of(spec.role, spec.layer).unwrap();
+            assert!((got / want - 1.0).abs() < 1e-9, "{}: {got} for {want}", spec.name);
+        }
     }
 }
 
