@@ -6,8 +6,9 @@ use chaski_quant::container::AtomicFile;
 
 use crate::note::Note;
 
-/// What a conversion tells, in this order (`Measure` is told by [`measure`](crate::measure), before it): notes, `Calibrate` many times where that was asked for,
-/// `Start`, `Advance` many times, `Finish` at least once, `Written`.
+/// What a conversion tells, in this order: notes, `Balance` and `Calibrate` many times where that was asked for,
+/// `Start`, `Advance` many times, `Finish` at least once, `Written`. [`measure`](crate::measure), which may come
+/// before, tells `Measure` only.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -19,6 +20,15 @@ pub enum Event<'a> {
         done: u64,
         /// Work to do.
         of: u64,
+        /// Bytes of memory that it takes at most.
+        memory: u64,
+    },
+    /// A layer of the source was run on some of the calibration text, to balance its channels.
+    Balance {
+        /// Layers done.
+        done: usize,
+        /// Layers to do.
+        of: usize,
         /// Bytes of memory that it takes at most.
         memory: u64,
     },

@@ -6,7 +6,6 @@
 //! one is run. The tiles wait in a [`Spill`] until the file is written in its own order: a tied
 //! output matrix is the first tensor of the file and the last to be seen.
 
-pub(crate) mod inputs;
 mod moments;
 pub(crate) mod slice;
 mod text;
@@ -21,6 +20,7 @@ use chaski_quant::quantize::TileStats;
 
 use crate::{
     error::ConvertError,
+    inputs,
     mapping::{self, Mapped},
     pipeline::{
         Limits, go_on,
@@ -45,7 +45,7 @@ const DAMPING: f64 = 0.02;
 const SITES: [Site; 4] = [Site::Qkv, Site::AttnOutput, Site::GateUp, Site::Down];
 
 /// The matrices that multiply what is seen at a site; of the head, where embeddings are tied.
-fn roles(site: Site, tied: bool) -> &'static [Role] {
+pub(crate) fn roles(site: Site, tied: bool) -> &'static [Role] {
     match site {
         Site::Layer => &[],
         Site::Qkv => &[Role::AttnQ, Role::AttnK, Role::AttnV],
@@ -74,9 +74,10 @@ impl Calibrate<'_> {
         folder: &Path,
     ) -> Result<Spill, ConvertError> {
         let mapped = mapping::map(self.source)?.tensors;
-        let texts = calibration.chunks(&inputs::tokenizer(self.source)?)?;
+        let texts = inputs::texts(self.source, calibration)?;
         let lens: Vec<_> = texts.iter().map(Vec::len).collect();
-        let mut hidden = inputs::embed(self.source, &mapped, &texts.concat())?;
+        let mut hidden =
+            inputs::embeddings(self.source, &mapped, &self.plan.config, &texts.concat())?;
         let pool = self.limits.pool()?;
         let products = runner.products();
         let mut spill = Spill::new(folder, &self.plan.inner.data)?;
@@ -87,7 +88,7 @@ impl Calibrate<'_> {
         for layer in 0..config.n_layers {
             let is_last = layer + 1 == config.n_layers;
             let norm = if is_last {
-                inputs::output_norm(self.source, &mapped)?
+                inputs::rows(self.source, inputs::tensor(&mapped, Role::OutputNorm), 0..1)?
             } else {
                 vec![1.0; config.dim]
             };

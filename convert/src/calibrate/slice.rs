@@ -157,9 +157,10 @@ impl<'a> Slice<'a> {
             let mut matrices = of_source.filter(|(f, t)| matches!(f, From::Source(_)) && !t.vector);
             matrices.all(|(_, t)| t.dtype == dtype)
         };
+        // Times powers of two, bf16 stays bf16, whose exponents are those of f32; f16 does not.
         let name = match () {
             () if all("BF16") => "bf16",
-            () if all("F16") => "f16",
+            () if all("F16") && !self.source.is_balanced() => "f16",
             () => "f32",
         };
         let mut types = types.to_vec();
@@ -178,7 +179,7 @@ impl<'a> Slice<'a> {
     /// The bytes of a container that holds it with the tiles that `spill` has of its layer.
     ///
     /// * `whole`, `mapped`: the plan and the tensors of the whole model.
-    pub(super) fn file_with(
+    pub(crate) fn file_with(
         &self,
         limits: Limits,
         layer: usize,
@@ -304,9 +305,15 @@ impl Source for Slice<'_> {
         }
     }
 
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
+    fn decode(
+        &self,
+        tensor: usize,
+        first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
         match self.from[tensor] {
-            From::Source(index) => self.source.decode(index, raw, out),
+            From::Source(index) => self.source.decode(index, first, raw, out),
             From::Floats(_) => {
                 for (x, raw) in out.iter_mut().zip(raw.as_chunks::<4>().0) {
                     *x = f32::from_le_bytes(*raw);
@@ -334,6 +341,10 @@ impl Source for Slice<'_> {
     /// None: nobody wants the digests of the source's files again with every layer.
     fn files(&self) -> &[SourceFile] {
         &[]
+    }
+
+    fn is_balanced(&self) -> bool {
+        self.source.is_balanced()
     }
 
     fn row_order(&self, tensor: usize) -> RowOrder {

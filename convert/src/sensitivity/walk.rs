@@ -9,8 +9,9 @@ use chaski_models::{
 
 use super::{PROBE, Sensitivities};
 use crate::{
-    calibrate::{Calibration, CalibrationError, inputs, slice::Slice},
+    calibrate::{Calibration, CalibrationError, slice::Slice},
     error::ConvertError,
+    inputs,
     mapping::{self, Mapped},
     pipeline::{Limits, go_on},
     progress::{Event, Progress},
@@ -77,7 +78,7 @@ pub fn measure(
         lens: texts.iter().map(Vec::len).collect(),
         norm: vec![1.0; mapping.config.dim],
     };
-    let states = inputs::embed(source, walk.mapped, &texts.concat())?;
+    let states = inputs::embeddings(source, walk.mapped, walk.config, &texts.concat())?;
     walk.run(states, runner)
 }
 
@@ -166,7 +167,8 @@ impl Walk<'_> {
             let name = tensor_name(*role, *layer);
             check(hidden, || format!("the head, with {name} in {PROBE}"))?;
         }
-        let norm = inputs::output_norm(self.source, self.mapped)?;
+        let norm = inputs::tensor(self.mapped, Role::OutputNorm);
+        let norm = inputs::rows(self.source, norm, 0..1)?;
         let head = Slice::head(self.source, self.config, self.mapped, &norm);
         let heads = vec![
             head.file(self.limits)?,

@@ -193,3 +193,22 @@ fn every_buffer_has_a_bit_of_its_own() {
     });
     assert_eq!(bits.count_ones() as usize, bufs().len());
 }
+
+#[test]
+fn units_within_a_range_are_those_that_are_in_it() {
+    for deal in [Deal::Stretches, Deal::Turns] {
+        for (n_units, n_workers) in [(0, 1), (1, 3), (7, 1), (7, 2), (24, 5)] {
+            for worker in 0..n_workers {
+                let units = Units::new(deal, n_units, worker, n_workers);
+                for start in 0..=n_units + 2 {
+                    for end in start..=n_units + 2 {
+                        let want: Vec<usize> =
+                            units.filter(|unit| (start..end).contains(unit)).collect();
+                        let got = units.within(start..end);
+                        assert!(got.eq(want), "{start}..{end} of {units:?}");
+                    }
+                }
+            }
+        }
+    }
+}
