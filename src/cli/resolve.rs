@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
+    num::NonZeroUsize,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };

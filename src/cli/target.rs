@@ -11,6 +11,7 @@ use chaski_convert::{
     Allocation, ConvertOptions, Event, Sensitivities, Target, allocate, allocate_with,
     source::Source,
 };
+use chaski_models::tensors::tensor_name;
 use chaski_quant::scalar::attention::KvType;
 use indicatif::ProgressBar;
 
@@ -117,7 +118,12 @@ pub(crate) fn measure(
     let mut runner = resolve::runner(options.threads)?;
     let measured = chaski_convert::measure(source, text, options.threads, &mut runner, &events);
     bar.borrow().finish_and_clear();
-    Ok(Some(measured?))
+    let measured = measured?;
+    for (role, layer, kld) in measured.all() {
+        let name = tensor_name(role, layer);
+        out::detail(format_args!("{name} alone in q4: mean KLD {kld:.7}"));
+    }
+    Ok(Some(measured))
 }
 
 /// Chooses the types that the arguments ask for.

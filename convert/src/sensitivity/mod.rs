@@ -50,6 +50,12 @@ impl Sensitivities {
         self.divergences.get(&(role, layer)).copied()
     }
 
+    /// Each matrix, as [`of`](Self::of) takes it, with its divergence.
+    pub fn all(&self) -> impl Iterator<Item = (Role, Option<usize>, f64)> {
+        let all = self.divergences.iter();
+        all.map(|(&(role, layer), &kld)| (role, layer, kld))
+    }
+
     /// Positions whose logits were compared.
     pub const fn positions(&self) -> usize {
         self.positions
