@@ -11,16 +11,20 @@ use crate::{
     source::Source,
 };
 
+/// The tokenizer of a source whose texts are to be read.
+pub(crate) fn tokenizer(source: &dyn Source) -> Result<Tokenizer, ConvertError> {
+    let files = source.tokenizer();
+    let files = files.map_err(|_| CalibrationError::NoTokenizer)?;
+    Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())
+        .map_err(ConvertError::Tokenizer)
+}
+
 /// The chunks of a text.
 pub(crate) fn texts(
     source: &dyn Source,
     calibration: &Calibration,
 ) -> Result<Vec<Vec<TokenId>>, ConvertError> {
-    let files = source.tokenizer();
-    let files = files.map_err(|_| CalibrationError::NoTokenizer)?;
-    let tokenizer = Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())
-        .map_err(ConvertError::Tokenizer)?;
-    Ok(calibration.chunks(&tokenizer)?)
+    Ok(calibration.chunks(&tokenizer(source)?)?)
 }
 
 /// The source's tensor that is the model's only one of `role`, which the mapping made sure is there.

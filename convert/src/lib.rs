@@ -47,11 +47,12 @@ mod progress;
 mod recipe;
 mod report;
 mod runner;
+mod sensitivity;
 pub mod source;
 #[cfg(test)]
 mod tests;
 
-pub use allocate::{AllocateError, Allocation, FrontPoint, Target, allocate};
+pub use allocate::{AllocateError, Allocation, FrontPoint, Target, allocate, allocate_with};
 pub use balance::OPTION as BALANCE;
 pub use calibrate::{Calibration, CalibrationError};
 pub use error::ConvertError;
@@ -63,3 +64,4 @@ pub use progress::{Event, Progress, Silent};
 pub use recipe::{Recipe, RecipeError, TypeOverride};
 pub use report::{Report, RoleReport, TensorReport, WeightError};
 pub use runner::{ModelRunner, Products, RunnerError};
+pub use sensitivity::{Sensitivities, measure};

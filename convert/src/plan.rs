@@ -100,6 +100,9 @@ pub struct RecipeUse {
     /// What the types were chosen for, where they were chosen for this model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// How it was known what errors of each matrix matter, where the types were chosen for this model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitivities: Option<String>,
     /// The types of the roles that the model has; of a role whose layers differ, the most frequent
     /// one.
     #[serde(serialize_with = "names_of_types")]
@@ -288,6 +291,7 @@ pub fn plan(source: &dyn Source, options: &ConvertOptions) -> Result<ConvertPlan
             version: recipe.version(),
             overrides: recipe.overrides().to_vec(),
             target: recipe.target().map(str::to_owned),
+            sensitivities: recipe.sensitivities().map(str::to_owned),
             types,
         },
         n_weights,

@@ -7,12 +7,22 @@ use chaski_quant::container::AtomicFile;
 use crate::note::Note;
 
 /// What a conversion tells, in this order: notes, `Balance` and `Calibrate` many times where that was asked for,
-/// `Start`, `Advance` many times, `Finish` at least once, `Written`.
+/// `Start`, `Advance` many times, `Finish` at least once, `Written`. [`measure`](crate::measure), which may come
+/// before, tells `Measure` only.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A decision that the user should know about.
     Note(&'a Note),
+    /// A part of what [`measure`](crate::measure) does is done.
+    Measure {
+        /// Work done. Only its share of `of` is of meaning: it is proportional to the time taken.
+        done: u64,
+        /// Work to do.
+        of: u64,
+        /// Bytes of memory that it takes at most.
+        memory: u64,
+    },
     /// A layer of the source was run on some of the calibration text, to balance its channels.
     Balance {
         /// Layers done.

@@ -36,6 +36,8 @@ pub struct Recipe {
     layers: BTreeMap<(Role, usize), QuantType>,
     /// What the types were chosen for, in words.
     target: Option<String>,
+    /// How it was known what errors of a matrix matter when the types were chosen, in words.
+    sensitivities: Option<String>,
 }
 
 /// A recipe as data.
@@ -119,6 +121,7 @@ impl Recipe {
             overrides: Vec::new(),
             layers: BTreeMap::new(),
             target: None,
+            sensitivities: None,
         })
     }
 
@@ -126,10 +129,12 @@ impl Recipe {
     ///
     /// * `types`: of each role, and of each layer's matrix that has another type.
     /// * `target`: what they were chosen for.
+    /// * `sensitivities`: how it was known what errors of each matrix matter.
     pub(crate) fn mixed(
         types: BTreeMap<Role, QuantType>,
         layers: BTreeMap<(Role, usize), QuantType>,
         target: String,
+        sensitivities: String,
     ) -> Self {
         Self {
             name: "mixed",
@@ -138,6 +143,7 @@ impl Recipe {
             overrides: Vec::new(),
             layers,
             target: Some(target),
+            sensitivities: Some(sensitivities),
         }
     }
 
@@ -188,6 +194,12 @@ impl Recipe {
     /// What the types were chosen for, where they were chosen for this model: `--size 700MB`.
     pub fn target(&self) -> Option<&str> {
         self.target.as_deref()
+    }
+
+    /// How it was known what errors of each matrix matter, where the types were chosen for this model: `of
+    /// roles`, or `of matrices, measured on 288 positions`.
+    pub fn sensitivities(&self) -> Option<&str> {
+        self.sensitivities.as_deref()
     }
 
     /// The type of a tensor of `role` in layer `layer`; `f32` of a vector.

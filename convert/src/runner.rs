@@ -3,7 +3,7 @@
 //! This crate never runs a model itself: there is one forward pass, and it is not here. Where a
 //! conversion has to know what a model does (calibration, sensitivities), it is handed a runner.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, ops::ControlFlow, sync::Arc};
 
 use chaski_models::forward::Observed;
 
@@ -35,6 +35,37 @@ pub trait ModelRunner {
         head: bool,
         observer: &mut dyn FnMut(usize, Observed<'_>),
     ) -> Result<Vec<f32>, RunnerError>;
+
+    /// As [`observe`](Self::observe) without anybody who looks on, and without logits.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be run.
+    fn run(&mut self, file: Vec<u8>, texts: &[usize]) -> Result<Vec<f32>, RunnerError>;
+
+    /// Compares the logits that heads compute of hidden states.
+    ///
+    /// * `heads`: whole containers, of one vocabulary; of each only the last norm and the output matrix
+    ///   are used. At least one.
+    /// * `reference`: hidden states, `[n, dim]`, of which the first head makes the logits that all others
+    ///   are compared with.
+    /// * `variants`: of each the number of its head and its hidden states, `[n, dim]`.
+    /// * `progress(done)`: is told how many rows of variants are done, and may stop.
+    ///
+    /// Returns of each variant the Kullback-Leibler divergence from the reference, in nats, the mean over
+    /// the rows, summed in their order; `None` if `progress` stopped. No more logits are held at a time
+    /// than those of some rows of the reference and of one variant.
+    ///
+    /// # Errors
+    ///
+    /// A head cannot be run, or logits are not finite.
+    fn divergences(
+        &mut self,
+        heads: Vec<Vec<u8>>,
+        reference: &[f32],
+        variants: &[(usize, &[f32])],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f64>>, RunnerError>;
 
     /// Sums products on the same machine.
     fn products(&self) -> Arc<dyn Products>;

@@ -10,7 +10,7 @@ use chaski::eval::Report as Measured;
 use chaski_convert::{
     Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
 };
-use chaski_quant::QuantType;
+use chaski_quant::{QuantType, container::AtomicFile};
 
 use super::{
     args::ConvertArgs,
@@ -145,9 +145,15 @@ fn to_target(
     mut options: ConvertOptions,
 ) -> anyhow::Result<()> {
     let source = source::open(path)?;
+    if args.output.is_some() && !args.dry_run {
+        // What would be told when the types are known is told before they are measured.
+        AtomicFile::create(&file(args, name, "")?, args.force)?;
+    }
+    let sensitivities = target::measure(&*source, &options)?;
     let mut correction = 1.0;
     for _ in 0..ROUNDS {
-        let allocation = target::choose(args, &*source, &options, correction)?;
+        let allocation =
+            target::choose(args, &*source, &options, sensitivities.as_ref(), correction)?;
         if !args.json && !out::is_quiet() {
             out::print(&target::told(&allocation))?;
         }

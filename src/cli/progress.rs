@@ -47,6 +47,19 @@ pub(crate) fn steps_bar(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A bar over work that only its share is told of.
+pub(crate) fn share_bar(total: u64, what: &str) -> ProgressBar {
+    if !out::wants_progress() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {percent} % {eta} left") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    say(&bar, what);
+    bar
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read,
+    num::NonZeroUsize,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -402,14 +403,18 @@ pub(crate) fn convert(
     };
     let source = source::open(source)?;
     let report = if options.calibration.is_some() {
-        let mut runner = CpuRunner::new(options.threads)
-            .map_err(|e| anyhow::anyhow!("the machine cannot run the source: {e}"))?;
+        let mut runner = runner(options.threads)?;
         chaski_convert::convert_with(&*source, target, options, &mut runner, &events)
     } else {
         chaski_convert::convert(&*source, target, options, &events)
     };
     bar.borrow().finish_and_clear();
     Ok(report?)
+}
+
+/// What runs a source.
+pub(crate) fn runner(threads: Option<NonZeroUsize>) -> anyhow::Result<CpuRunner> {
+    CpuRunner::new(threads).map_err(|e| anyhow::anyhow!("the machine cannot run the source: {e}"))
 }
 
 /// Lets a file that was written vouch for itself.

@@ -1,16 +1,21 @@
 //! `chaski convert` for a size, a divergence or a memory instead of a type.
 
-use std::{fs, path::Path, str::FromStr};
+use std::{cell::RefCell, fs, ops::ControlFlow, path::Path, str::FromStr};
 
 use anyhow::Context;
 use chaski::{
     backend::cpu::{CpuBackend, PassLimits},
     session::DEFAULT_CONTEXT,
 };
-use chaski_convert::{Allocation, ConvertOptions, Target, allocate, source::Source};
+use chaski_convert::{
+    Allocation, ConvertOptions, Event, Sensitivities, Target, allocate, allocate_with,
+    source::Source,
+};
+use chaski_models::tensors::tensor_name;
 use chaski_quant::scalar::attention::KvType;
+use indicatif::ProgressBar;
 
-use super::{args::ConvertArgs, out, plot};
+use super::{args::ConvertArgs, interrupt, out, plot, progress, resolve};
 
 /// Positions computed at once, in the memory that is reckoned with.
 const UBATCH: usize = 256;
@@ -84,13 +89,52 @@ impl FromStr for Fit {
     }
 }
 
+/// Measures what errors of each matrix matter, where there is a text for that.
+pub(crate) fn measure(
+    source: &dyn Source,
+    options: &ConvertOptions,
+) -> anyhow::Result<Option<Sensitivities>> {
+    let Some(text) = &options.calibration else {
+        return Ok(None);
+    };
+    interrupt::reset();
+    let bar = RefCell::new(ProgressBar::hidden());
+    let events = |event: Event<'_>| {
+        if let Event::Measure { done, of, memory } = event {
+            if done == 0 {
+                out::note(format_args!(
+                    "measuring what errors of each matrix matter: at most {} of memory beside the conversion's own",
+                    out::bytes(memory)
+                ));
+                *bar.borrow_mut() = progress::share_bar(of, "measuring");
+            }
+            bar.borrow().set_position(done);
+        }
+        match interrupt::asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let mut runner = resolve::runner(options.threads)?;
+    let measured = chaski_convert::measure(source, text, options.threads, &mut runner, &events);
+    bar.borrow().finish_and_clear();
+    let measured = measured?;
+    for (role, layer, kld) in measured.all() {
+        let name = tensor_name(role, layer);
+        out::detail(format_args!("{name} alone in q4: mean KLD {kld:.7}"));
+    }
+    Ok(Some(measured))
+}
+
 /// Chooses the types that the arguments ask for.
 ///
-/// `correction`: how many times the prediction a divergence was found to be.
+/// * `measured`: what errors of each matrix matter, if that is known.
+/// * `correction`: how many times the prediction a divergence was found to be.
 pub(crate) fn choose(
     args: &ConvertArgs,
     source: &dyn Source,
     options: &ConvertOptions,
+    measured: Option<&Sensitivities>,
     correction: f64,
 ) -> anyhow::Result<Allocation> {
     let target = match (args.size, args.max_kld, args.fit) {
@@ -99,7 +143,10 @@ pub(crate) fn choose(
         (.., Some(Fit(ram))) => Target::Bytes(within(source, ram)?),
         _ => anyhow::bail!("one of --quant, --size, --max-kld and --fit is needed"),
     };
-    let allocation = allocate(source, options, target)?;
+    let allocation = match measured {
+        Some(measured) => allocate_with(source, options, measured, target)?,
+        None => allocate(source, options, target)?,
+    };
     if let Some(path) = &args.plot {
         plot(path, &allocation)?;
     }

@@ -27,6 +27,7 @@ pub use chunks::{ChunkError, Chunks, EvalError, Reader};
 pub use compare::{Comparison, compare};
 pub use parts::{Part, PartsError, compare_parts};
 pub use perplexity::{Perplexity, perplexity};
+pub(crate) use position::Expected;
 pub use position::{Position, log_normalizer, log_prob};
 pub use report::{KlDivergence, PerplexityStatistics, Report, TokenProbability};
 pub use statistics::{Estimate, Percentiles};

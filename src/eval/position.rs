@@ -29,6 +29,63 @@ pub struct Position {
     pub same_top: bool,
 }
 
+/// What is computed of a reference's logits of one position alone, `[vocab_size]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    /// The first largest logit.
+    top: usize,
+    /// `exp(logit - largest)` of each token.
+    exps: Vec<f64>,
+    sum: f64,
+    /// The natural logarithm of the sum of `exp(logit)`.
+    log_sum: f64,
+}
+
+impl Expected {
+    /// `exps` is a vector whose memory is used again.
+    pub(crate) fn new(reference: &[f32], mut exps: Vec<f64>) -> Self {
+        let (top, max) = top(reference);
+        let max = f64::from(max);
+        exps.clear();
+        exps.extend(reference.iter().map(|&x| libm::exp(f64::from(x) - max)));
+        let sum: f64 = exps.iter().sum();
+        let log_sum = max + libm::log(sum);
+        Self {
+            top,
+            exps,
+            sum,
+            log_sum,
+        }
+    }
+
+    /// The divergence from the reference of a model whose logits have the `log_sum`, as
+    /// [`Position::score`] says it; `reference` is what `self` was made of.
+    fn divergence(&self, reference: &[f32], model: &[f32], log_sum: f64) -> f64 {
+        assert_eq!(reference.len(), model.len(), "vocabularies differ in size");
+        let divergence: f64 = self
+            .exps
+            .iter()
+            .zip(reference.iter().zip(model))
+            .map(|(e, (&p, &q))| e * ((f64::from(p) - self.log_sum) - (f64::from(q) - log_sum)))
+            .sum();
+        divergence / self.sum
+    }
+
+    /// The vector that it was made with.
+    pub(crate) fn into_exps(self) -> Vec<f64> {
+        self.exps
+    }
+
+    /// The Kullback-Leibler divergence alone, the same bits as [`Position::kl_divergence`].
+    ///
+    /// # Panics
+    ///
+    /// If the two differ in length.
+    pub(crate) fn kl_divergence(&self, reference: &[f32], model: &[f32]) -> f64 {
+        self.divergence(reference, model, log_normalizer(model))
+    }
+}
+
 impl Position {
     /// Scores the logits of both, `[vocab_size]`, and the token that followed.
     ///
@@ -43,32 +100,18 @@ impl Position {
     ///
     /// If the two differ in length, or the token is no index of them.
     pub fn score(reference: &[f32], model: &[f32], next: TokenId, exps: &mut Vec<f64>) -> Self {
-        assert_eq!(reference.len(), model.len(), "vocabularies differ in size");
-        let (reference_top, reference_max) = top(reference);
+        let expected = Expected::new(reference, std::mem::take(exps));
         let (model_top, model_max) = top(model);
-        let reference_max = f64::from(reference_max);
-        exps.clear();
-        exps.extend(
-            reference
-                .iter()
-                .map(|&x| libm::exp(f64::from(x) - reference_max)),
-        );
-        let sum: f64 = exps.iter().sum();
-        let reference_log_sum = reference_max + libm::log(sum);
         let model_log_sum = log_sum_exp(model, model_max);
-        let divergence: f64 = exps
-            .iter()
-            .zip(reference.iter().zip(model))
-            .map(|(e, (&p, &q))| {
-                e * ((f64::from(p) - reference_log_sum) - (f64::from(q) - model_log_sum))
-            })
-            .sum();
-        Self {
+        let kl_divergence = expected.divergence(reference, model, model_log_sum);
+        let scored = Self {
             nll: model_log_sum - f64::from(model[next.index()]),
-            reference_nll: reference_log_sum - f64::from(reference[next.index()]),
-            kl_divergence: divergence / sum,
-            same_top: reference_top == model_top,
-        }
+            reference_nll: expected.log_sum - f64::from(reference[next.index()]),
+            kl_divergence,
+            same_top: expected.top == model_top,
+        };
+        *exps = expected.exps;
+        scored
     }
 
     /// By how much the model finds the token that followed likelier than the reference does:
@@ -120,5 +163,18 @@ mod tests {
             (0.0, 0.0, true)
         );
         assert_eq!(got.nll, -log_prob(&logits, TokenId(3)));
+    }
+
+    #[test]
+    fn a_divergence_alone_is_that_of_the_whole_score() {
+        let logits = |seed: f32| -> Vec<f32> {
+            let logit = |i: usize| (i as f32 * (0.37 + seed)).sin() * 9.0;
+            (0..777).map(logit).collect()
+        };
+        let (reference, model) = (logits(0.0), logits(1e-4));
+        let whole = Position::score(&reference, &model, TokenId(0), &mut Vec::new());
+        let expected = Expected::new(&reference, vec![1.0; 9]);
+        let alone = expected.kl_divergence(&reference, &model);
+        assert!(alone > 1e-6 && alone == whole.kl_divergence, "{alone}");
     }
 }

@@ -14,7 +14,7 @@ use chaski_models::{
 use chaski_quant::{QuantType, container::Container};
 use tempfile::TempDir;
 
-fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
+pub(crate) fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let options = CheckpointOptions {
         float_type,
@@ -24,7 +24,7 @@ fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
     dir
 }
 
-fn options(recipe: &str, text: Option<Calibration>) -> ConvertOptions {
+pub(crate) fn options(recipe: &str, text: Option<Calibration>) -> ConvertOptions {
     ConvertOptions {
         calibration: text,
         ..ConvertOptions::new(Recipe::named(recipe).unwrap())
@@ -39,7 +39,11 @@ fn short_text() -> Calibration {
 }
 
 /// Converts the checkpoint in `dir` on so many threads.
-fn converted(dir: &TempDir, options: &ConvertOptions, threads: usize) -> (Vec<u8>, Report) {
+pub(crate) fn converted(
+    dir: &TempDir,
+    options: &ConvertOptions,
+    threads: usize,
+) -> (Vec<u8>, Report) {
     let threads = NonZeroUsize::new(threads);
     let mut runner = CpuRunner::new(threads).unwrap();
     let options = ConvertOptions {

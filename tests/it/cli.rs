@@ -805,6 +805,53 @@ fn a_conversion_killed_at_any_moment_leaves_no_file_that_loads() {
     );
 }
 
+#[test]
+fn types_for_a_size_are_chosen_by_what_was_measured_where_a_text_is_read() {
+    let place = Place::new(Variant::Llama);
+    let told = place.ok(&["convert", "tiny", "--size", "1GB", "--dry-run"]);
+    // The smallest and the largest file.
+    let number = |line: &str| {
+        line.split_whitespace()
+            .find_map(|word| word.parse::<u64>().ok())
+    };
+    let mut numbers = told
+        .lines()
+        .take_while(|line| !line.starts_with("chosen"))
+        .filter_map(number);
+    let (smallest, largest) = (numbers.next().unwrap(), numbers.last().unwrap());
+    let size = ((smallest + largest) / 2).to_string();
+    let args = |calibrate: &'static str, out: &'static str| {
+        ["convert", "tiny", "--size", &size, "-o", out, calibrate].map(str::to_owned)
+    };
+    let sensitivities = |file: &str| {
+        let inspected = place.json(&["inspect", file, "--json"]);
+        let options = &inspected["metadata"]["provenance"]["options"];
+        options["sensitivities"].as_str().map(str::to_owned)
+    };
+    let run = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let out = place.run(&args);
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (ok, said) = run(&args("--calibrate=default", "m.chaski"));
+    assert!(ok && said.contains("measuring what errors"), "{said}");
+    let measured = sensitivities("m.chaski").unwrap();
+    assert!(
+        measured.starts_with("of matrices, measured on "),
+        "{measured}"
+    );
+    assert!(fs::metadata(place.path().join("m.chaski")).unwrap().len() <= size.parse().unwrap());
+    // What can be told before is not measured for.
+    let (ok, said) = run(&args("--calibrate=default", "m.chaski"));
+    assert!(
+        !ok && said.contains("exists") && !said.contains("measuring"),
+        "{said}"
+    );
+    let (ok, said) = run(&args("-v", "r.chaski"));
+    assert!(ok && !said.contains("measuring"), "{said}");
+    assert_eq!(sensitivities("r.chaski").as_deref(), Some("of roles"));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_conversion_that_is_terminated_leaves_nothing_behind() {

@@ -8,6 +8,7 @@ mod cli;
 mod cuda;
 mod equality;
 mod generate;
+mod sensitivity;
 mod sequences;
 mod shapes;
 mod snapshots;

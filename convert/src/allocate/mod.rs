@@ -1,11 +1,12 @@
 //! Types for a number of bytes, or for a divergence: a knapsack over all matrices.
 //!
 //! What a matrix costs in each type is told by its own weights: some of its tiles are quantised to
-//! every type, and their relative error is weighted by how much errors of this role matter
-//! ([`sensitivity`]). The sum over all matrices predicts the model's mean KL divergence from its
+//! every type, and their relative error is weighted by how much errors of this matrix matter, as it was
+//! measured ([`Sensitivities`]), or else of its role ([`sensitivity`]). The sum over all matrices predicts the model's mean KL divergence from its
 //! source; the [`Front`] has the best choice for every number of bytes.
 
 mod front;
+mod measured;
 mod sensitivity;
 
 use std::{collections::BTreeMap, error::Error, fmt};
@@ -26,6 +27,7 @@ use crate::{
     },
     plan::{ConvertPlan, plan},
     recipe::Recipe,
+    sensitivity::Sensitivities,
     source::Source,
 };
 use front::Front;
@@ -115,6 +117,11 @@ pub enum AllocateError {
         /// What was asked for.
         kld: f64,
     },
+    /// The sensitivities are not this model's.
+    NotMeasured {
+        /// The file's name of a matrix that they have nothing of.
+        tensor: String,
+    },
 }
 
 impl fmt::Display for AllocateError {
@@ -133,6 +140,9 @@ impl fmt::Display for AllocateError {
                 f,
                 "a mean divergence of {kld}: expected a positive number, as 0.02 is"
             ),
+            Self::NotMeasured { tensor } => {
+                write!(f, "the sensitivity of tensor `{tensor}` was not measured")
+            }
         }
     }
 }
@@ -153,7 +163,7 @@ struct Unit {
     options: Vec<(u64, f64)>,
 }
 
-/// Chooses a type for every matrix of `source`.
+/// Chooses a type for every matrix of `source` by what errors of its role cost other models.
 ///
 /// `options`: as for the conversion; its recipe is not used.
 ///
@@ -165,17 +175,40 @@ pub fn allocate(
     options: &ConvertOptions,
     target: Target,
 ) -> Result<Allocation, ConvertError> {
+    choose(source, options, None, target)
+}
+
+/// As [`allocate`], by what errors of each matrix were [`measure`](crate::measure)d to cost this model.
+///
+/// # Errors
+///
+/// The target cannot be reached; the source cannot be read; the sensitivities are another model's.
+pub fn allocate_with(
+    source: &dyn Source,
+    options: &ConvertOptions,
+    sensitivities: &Sensitivities,
+    target: Target,
+) -> Result<Allocation, ConvertError> {
+    choose(source, options, Some(sensitivities), target)
+}
+
+fn choose(
+    source: &dyn Source,
+    options: &ConvertOptions,
+    measured: Option<&Sensitivities>,
+    target: Target,
+) -> Result<Allocation, ConvertError> {
     if let Target::Kld { kld, .. } = target
         && !(kld > 0.0 && kld.is_finite())
     {
         return Err(AllocateError::Kld { kld }.into());
     }
     let smallest = ConvertOptions {
-        recipe: recipe(&[], &[], target),
+        recipe: recipe(&[], &[], measured, target),
         ..options.clone()
     };
     let start = plan(source, &smallest)?;
-    let mut units = units(source, &start, options)?;
+    let mut units = units(source, &start, options, measured)?;
     keep_best_floats(&mut units);
     let all: Vec<_> = units.iter().map(|u| u.options.clone()).collect();
     let front = Front::new(&all);
@@ -216,7 +249,7 @@ pub fn allocate(
             }
             .into());
         };
-        let recipe = recipe(&units, &choices, target);
+        let recipe = recipe(&units, &choices, measured, target);
         let chosen = ConvertOptions {
             recipe: recipe.clone(),
             ..options.clone()
@@ -255,6 +288,7 @@ fn units(
     source: &dyn Source,
     plan: &ConvertPlan,
     options: &ConvertOptions,
+    measured: Option<&Sensitivities>,
 ) -> Result<Vec<Unit>, ConvertError> {
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let threads = options
@@ -279,31 +313,32 @@ fn units(
             .chain([half(source, plan, &tensors)])
             .collect();
         let mut choices = vec![(0, 0.0); types.len()];
+        let mut errors_of = vec![0.0; types.len()];
         for &tensor in &tensors {
             let spec = &specs[tensor].spec;
             let share = sensitivity::of(spec.role, spec.layer, n_layers);
-            let is_output = match spec.role {
-                Role::Output => true,
-                Role::TokenEmbd => plan.config.tied_embeddings,
-                _ => false,
-            };
             let costs = errors(source, plan, tensor, &types, &pool)?;
-            for ((choice, cost), qtype) in choices.iter_mut().zip(costs).zip(&types) {
-                // Floats multiply the activations as they are.
-                let activations = match qtype.is_quantized() {
-                    true => sensitivity::ACTIVATIONS,
-                    false => 0.0,
-                };
-                choice.0 += cost.bytes;
-                choice.1 += match spec.role {
+            for (i, (cost, qtype)) in costs.iter().zip(&types).enumerate() {
+                let activations = sensitivity::activations(*qtype);
+                choices[i].0 += cost.bytes;
+                errors_of[i] += cost.relative / tensors.len() as f64;
+                choices[i].1 += match spec.role {
                     Role::TokenEmbd => share * cost.relative,
                     _ => share * (cost.relative + activations),
                 };
-                if is_output {
+                if is_output(plan, spec.role) {
                     let mean_sq = cost.mean_sq + activations * cost.mean_weight_sq;
-                    choice.1 += sensitivity::of_output(mean_sq, &gains);
+                    choices[i].1 += sensitivity::of_output(mean_sq, &gains);
                 }
             }
+        }
+        if let Some(measured) = measured {
+            let spec = &specs[first].spec;
+            let costs = measured::costs(measured, plan, spec, &types, &errors_of)?;
+            choices
+                .iter_mut()
+                .zip(costs)
+                .for_each(|(c, cost)| c.1 = cost);
         }
         units.push(Unit {
             role: specs[first].spec.role,
@@ -315,6 +350,11 @@ fn units(
         });
     }
     Ok(units)
+}
+
+/// Whether a role is the output matrix, also where it is that of the embeddings.
+fn is_output(plan: &ConvertPlan, role: Role) -> bool {
+    role == Role::Output || role == Role::TokenEmbd && plan.config.tied_embeddings
 }
 
 /// The float type of 16 bits for matrices: what they have in the source, or bf16, which is in range
@@ -447,7 +487,12 @@ fn errors(
 }
 
 /// The recipe that a choice for each unit is.
-fn recipe(units: &[Unit], choices: &[usize], target: Target) -> Recipe {
+fn recipe(
+    units: &[Unit],
+    choices: &[usize],
+    measured: Option<&Sensitivities>,
+    target: Target,
+) -> Recipe {
     let chosen = |(unit, &choice): (&Unit, &usize)| unit.types[choice];
     let mut counts: BTreeMap<Role, BTreeMap<QuantType, usize>> = BTreeMap::new();
     for (unit, choice) in units.iter().zip(choices) {
@@ -485,7 +530,14 @@ fn recipe(units: &[Unit], choices: &[usize], target: Target) -> Recipe {
         Target::Bytes(bytes) => format!("size {bytes}"),
         Target::Kld { kld, .. } => format!("max-kld {kld}"),
     };
-    Recipe::mixed(types, layers, target)
+    let sensitivities = match measured {
+        Some(measured) => format!(
+            "of matrices, measured on {} positions",
+            measured.positions()
+        ),
+        None => "of roles".to_owned(),
+    };
+    Recipe::mixed(types, layers, target, sensitivities)
 }
 
 impl Unit {

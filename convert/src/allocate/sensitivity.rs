@@ -1,6 +1,7 @@
 //! How much errors of a role matter, where nothing was measured on the model itself.
 
 use chaski_models::tensors::Role;
+use chaski_quant::QuantType;
 
 /// The mean KL divergence that a relative error (of squares) of 1 of all matrices of a role would
 /// make if it went on growing as it does for small errors.
@@ -21,7 +22,15 @@ const ROLES: [(Role, f64); 8] = [
 /// The relative error (of squares) of the activations that quantised matrices multiply, as far as it
 /// acts like one of the weights: that of Gaussian numbers. What 8-bit activations cost by themselves, over the
 /// sum of all factors, is 9e-5 of SmolLM2 and 3e-5 of Qwen2.5 (docs/quality.md).
-pub(super) const ACTIVATIONS: f64 = 3e-5;
+const ACTIVATIONS: f64 = 3e-5;
+
+/// What activations add to the relative error of a matrix of a type: floats multiply them as they are.
+pub(super) fn activations(qtype: QuantType) -> f64 {
+    match qtype.is_quantized() {
+        true => ACTIVATIONS,
+        false => 0.0,
+    }
+}
 
 /// The factor of a matrix's relative error: of all layers together, what its role has.
 pub(super) fn of(role: Role, layer: Option<usize>, n_layers: usize) -> f64 {

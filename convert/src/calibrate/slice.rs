@@ -1,6 +1,6 @@
-//! One layer of a source as a model of its own.
+//! One layer of a source as a model of its own, or its head.
 //!
-//! Its embeddings are the hidden states that enter the layer, a token for each, so that running it
+//! A layer's embeddings are the hidden states that enter it, a token for each, so that running it
 //! on the tokens 0, 1, 2, ... runs the layer on these states. Only this layer's weights are in
 //! memory, and the forward pass is the one that runs whole models.
 
@@ -35,7 +35,7 @@ enum From {
     Floats(usize),
 }
 
-/// A layer of `source` with `hidden` as its embeddings.
+/// A layer of `source` with hidden states as its embeddings, or with its output matrix.
 pub(crate) struct Slice<'a> {
     source: &'a dyn Source,
     config: Config,
@@ -46,6 +46,8 @@ pub(crate) struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
+    /// A layer.
+    ///
     /// * `config`, `mapped`: the whole model's.
     /// * `hidden`: `[rows, dim]`.
     /// * `output_norm`: `[dim]`.
@@ -57,9 +59,47 @@ impl<'a> Slice<'a> {
         hidden: &'a [f32],
         output_norm: &'a [f32],
     ) -> Self {
+        let n_rows = hidden.len() / config.dim;
+        let floats = [hidden, output_norm];
+        Self::of(source, config, mapped, layer, n_rows, None, floats)
+    }
+
+    /// The head: the last norm and the output matrix, which is the embeddings' place, too. Models have
+    /// a layer, so the last one is there.
+    ///
+    /// * `config`, `mapped`: the whole model's.
+    /// * `output_norm`: `[dim]`.
+    pub(crate) fn head(
+        source: &'a dyn Source,
+        config: &Config,
+        mapped: &[Mapped],
+        output_norm: &'a [f32],
+    ) -> Self {
+        let role = match config.tied_embeddings {
+            true => Role::TokenEmbd,
+            false => Role::Output,
+        };
+        let output = mapped.iter().find(|m| m.spec.role == role);
+        let output = output.map_or(0, |m| m.source);
+        let (layer, n_rows) = (config.n_layers - 1, config.vocab_size);
+        let floats = [&[][..], output_norm];
+        Self::of(source, config, mapped, layer, n_rows, Some(output), floats)
+    }
+
+    /// * `n_rows`: of the embeddings.
+    /// * `embeddings`: the source's tensor; `None`: the first of `floats`.
+    fn of(
+        source: &'a dyn Source,
+        config: &Config,
+        mapped: &[Mapped],
+        layer: usize,
+        n_rows: usize,
+        embeddings: Option<usize>,
+        floats: [&'a [f32]; 2],
+    ) -> Self {
         let slice = Config {
             n_layers: 1,
-            vocab_size: hidden.len() / config.dim,
+            vocab_size: n_rows,
             tied_embeddings: true,
             sliding_window: config.window(layer),
             windowed_layers: None,
@@ -69,6 +109,7 @@ impl<'a> Slice<'a> {
         };
         let (mut tensors, mut from) = (Vec::new(), Vec::new());
         for spec in tensor_table(&slice) {
+            let of_source = |index: usize| (source.tensors()[index].clone(), From::Source(index));
             let own = |i| {
                 let (rows, cols) = (spec.rows, spec.cols);
                 let tensor = SourceTensor {
@@ -83,7 +124,7 @@ impl<'a> Slice<'a> {
                 (tensor, From::Floats(i))
             };
             let (mut tensor, place) = match spec.role {
-                Role::TokenEmbd => own(0),
+                Role::TokenEmbd => embeddings.map_or_else(|| own(0), of_source),
                 Role::OutputNorm => own(1),
                 role => {
                     let same = |m: &&Mapped| m.spec.role == role && m.spec.layer == Some(layer);
@@ -92,8 +133,7 @@ impl<'a> Slice<'a> {
                         // model's.
                         continue;
                     };
-                    let tensor = source.tensors()[mapped.source].clone();
-                    (tensor, From::Source(mapped.source))
+                    of_source(mapped.source)
                 }
             };
             tensor.name = spec.hf_name;
@@ -105,13 +145,13 @@ impl<'a> Slice<'a> {
             config: slice,
             tensors,
             from,
-            floats: [hidden, output_norm],
+            floats,
             generation: Generation::default(),
         }
     }
 
-    /// The type that holds the layer's weights exactly.
-    fn recipe(&self) -> Result<Recipe, ConvertError> {
+    /// The type that holds the weights exactly, but for the roles of `types`.
+    fn recipe(&self, types: &[TypeOverride]) -> Result<Recipe, ConvertError> {
         let all = |dtype: &str| {
             let of_source = self.from.iter().zip(&self.tensors);
             let mut matrices = of_source.filter(|(f, t)| matches!(f, From::Source(_)) && !t.vector);
@@ -123,12 +163,16 @@ impl<'a> Slice<'a> {
             () if all("F16") && !self.source.is_balanced() => "f16",
             () => "f32",
         };
-        let embeddings = TypeOverride {
-            role: Role::TokenEmbd,
-            qtype: QuantType::F32,
-        };
+        let mut types = types.to_vec();
+        let has_floats = matches!(self.from.first(), Some(From::Floats(_)));
+        if has_floats && types.iter().all(|t| t.role != Role::TokenEmbd) {
+            types.push(TypeOverride {
+                role: Role::TokenEmbd,
+                qtype: QuantType::F32,
+            });
+        }
         Recipe::named(name)
-            .and_then(|r| r.with_overrides(&[embeddings]))
+            .and_then(|r| r.with_overrides(&types))
             .map_err(ConvertError::Recipe)
     }
 
@@ -211,7 +255,16 @@ impl<'a> Slice<'a> {
 
     /// The bytes of a container that holds it.
     pub(crate) fn file(&self, limits: Limits) -> Result<Vec<u8>, ConvertError> {
-        let mut options = ConvertOptions::new(self.recipe()?);
+        self.file_as(limits, &[])
+    }
+
+    /// The bytes of a container that holds it, some roles in other types than exact ones.
+    pub(crate) fn file_as(
+        &self,
+        limits: Limits,
+        types: &[TypeOverride],
+    ) -> Result<Vec<u8>, ConvertError> {
+        let mut options = ConvertOptions::new(self.recipe(types)?);
         options.allow_missing_tokenizer = true;
         let plan = plan(self, &options)?;
         self.write(&plan, &options, limits, None)

@@ -162,11 +162,8 @@ impl Calibration {
         }
     }
 
-    /// Its tokens in chunks, each with the token that begins a text.
-    pub(crate) fn chunks(
-        &self,
-        tokenizer: &Tokenizer,
-    ) -> Result<Vec<Vec<TokenId>>, CalibrationError> {
+    /// Its tokens, as far as chunks are made of them.
+    fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, CalibrationError> {
         // No token is longer than some hundred bytes on average, whatever the language.
         let most = MAX_CHUNKS * CHUNK * 64;
         let mut end = self.text.len().min(most);
@@ -183,6 +180,15 @@ impl Calibration {
                 needed: MIN_TOKENS,
             });
         }
+        Ok(tokens)
+    }
+
+    /// Its tokens in chunks, each with the token that begins a text.
+    pub(crate) fn chunks(
+        &self,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Vec<TokenId>>, CalibrationError> {
+        let tokens = self.tokens(tokenizer)?;
         let bos = tokenizer.bos();
         let own = CHUNK - usize::from(bos.is_some());
         let chunks = tokens.chunks(own).take(MAX_CHUNKS);
@@ -190,5 +196,62 @@ impl Calibration {
         Ok(chunks
             .map(|chunk| bos.into_iter().chain(chunk.iter().copied()).collect())
             .collect())
+    }
+
+    /// At most `n` pieces of `len` tokens, spread evenly over the text, each with the token that begins a
+    /// text as its first; at least one, since a text has more tokens than that.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is less than 2 or more than the fewest tokens of a text.
+    pub(crate) fn pieces(
+        &self,
+        tokenizer: &Tokenizer,
+        n: usize,
+        len: usize,
+    ) -> Result<Vec<Vec<TokenId>>, CalibrationError> {
+        assert!((2..=MIN_TOKENS).contains(&len), "pieces of {len} tokens");
+        let tokens = self.tokens(tokenizer)?;
+        let bos = tokenizer.bos();
+        let own = len - usize::from(bos.is_some());
+        let n = n.clamp(1, tokens.len() / own);
+        // The first one at the text's begin, the last one at its end.
+        let at = |i: usize| i * (tokens.len() - own) / (n - 1).max(1);
+        let piece = |i: usize| tokens[at(i)..at(i) + own].iter().copied();
+        Ok((0..n)
+            .map(|i| bos.into_iter().chain(piece(i)).collect())
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chaski_models::testing::tiny_tokenizer;
+
+    use super::*;
+
+    #[test]
+    fn pieces_are_spread_from_the_begin_to_the_end() {
+        let tokenizer = Tokenizer::from_hf(&tiny_tokenizer(320), None).unwrap();
+        let text: String = Calibration::built_in().text().chars().take(4000).collect();
+        let calibration = Calibration::new("t", text).unwrap();
+        let all = calibration.tokens(&tokenizer).unwrap();
+        let pieces = calibration.pieces(&tokenizer, 4, 96).unwrap();
+        assert_eq!(pieces.len(), 4);
+        let bos = usize::from(tokenizer.bos().is_some());
+        for piece in &pieces {
+            assert_eq!(piece.len(), 96);
+            let own = &piece[bos..];
+            assert!(all.windows(own.len()).any(|w| w == own));
+        }
+        assert_eq!(pieces[0][bos..], all[..96 - bos]);
+        assert!(all.ends_with(&pieces[3][bos..]));
+        // No more pieces than there are tokens for.
+        let short: String = calibration.text().chars().take(700).collect();
+        let short = Calibration::new("t", short).unwrap();
+        let tokens = short.tokens(&tokenizer).unwrap().len();
+        let pieces = short.pieces(&tokenizer, 100, 96).unwrap();
+        assert_eq!(pieces.len(), tokens / (96 - bos));
+        assert_eq!(short.pieces(&tokenizer, 1, 96).unwrap().len(), 1);
     }
 }

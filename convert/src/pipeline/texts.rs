@@ -141,6 +141,9 @@ pub(crate) fn metadata(
     if let Some(target) = &plan.recipe.target {
         told.insert("target".to_owned(), target.clone());
     }
+    if let Some(sensitivities) = &plan.recipe.sensitivities {
+        told.insert("sensitivities".to_owned(), sensitivities.clone());
+    }
     if !plan.recipe.overrides.is_empty() {
         let types: Vec<_> = plan
             .recipe
