@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use chaski_models::forward::{Observed, Site};
 use chaski_quant::QuantType;
@@ -62,6 +62,20 @@ impl ModelRunner for Uneven {
         }
         self.layer += 1;
         Ok(vec![0.0; texts.iter().sum::<usize>() * c.dim])
+    }
+
+    fn run(&mut self, _file: Vec<u8>, _texts: &[usize]) -> Result<Vec<f32>, RunnerError> {
+        Err("nothing is run without being looked at".into())
+    }
+
+    fn divergences(
+        &mut self,
+        _heads: Vec<Vec<u8>>,
+        _reference: &[f32],
+        _variants: &[(usize, &[f32])],
+        _progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f64>>, RunnerError> {
+        Err("there are no logits".into())
     }
 
     fn products(&self) -> Arc<dyn Products> {
