@@ -186,6 +186,15 @@ impl Model {
         other: Self,
         is_taken: impl Fn(Role, Option<usize>) -> bool,
     ) -> Result<Self, HybridError> {
+        let is_balanced = |m: &Self| {
+            m.metadata
+                .provenance
+                .options
+                .contains_key(chaski_convert::BALANCE)
+        };
+        if is_balanced(&self) || is_balanced(&other) {
+            return Err(HybridError::Balanced);
+        }
         self.weights.take_from(other.weights, is_taken)?;
         Ok(self)
     }

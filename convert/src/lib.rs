@@ -33,9 +33,11 @@
 //! matrix are below 64 MiB.
 
 mod allocate;
+mod balance;
 mod calibrate;
 pub mod dequant;
 mod error;
+mod inputs;
 pub mod mapping;
 mod note;
 mod options;
@@ -50,6 +52,7 @@ pub mod source;
 mod tests;
 
 pub use allocate::{AllocateError, Allocation, FrontPoint, Target, allocate};
+pub use balance::OPTION as BALANCE;
 pub use calibrate::{Calibration, CalibrationError};
 pub use error::ConvertError;
 pub use note::Note;

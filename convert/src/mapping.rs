@@ -281,7 +281,7 @@ fn equal(source: &dyn Source, a: usize, b: usize) -> Result<bool, SourceError> {
         }
         for (i, tensor) in [a, b].into_iter().enumerate() {
             rows[i].resize(range.len() * x.cols, 0f32);
-            source.decode(tensor, &raw[i], &mut rows[i])?;
+            source.decode(tensor, start, &raw[i], &mut rows[i])?;
         }
         if rows[0]
             .iter()

@@ -6,13 +6,22 @@ use chaski_quant::container::AtomicFile;
 
 use crate::note::Note;
 
-/// What a conversion tells, in this order: notes, `Calibrate` many times where that was asked for,
+/// What a conversion tells, in this order: notes, `Balance` and `Calibrate` many times where that was asked for,
 /// `Start`, `Advance` many times, `Finish` at least once, `Written`.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A decision that the user should know about.
     Note(&'a Note),
+    /// A layer of the source was run on some of the calibration text, to balance its channels.
+    Balance {
+        /// Layers done.
+        done: usize,
+        /// Layers to do.
+        of: usize,
+        /// Bytes of memory that it takes at most.
+        memory: u64,
+    },
     /// A layer of the source was run on the calibration text, and what was seen was used.
     Calibrate {
         /// Steps done: a layer each, and the output matrix.

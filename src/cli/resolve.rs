@@ -367,24 +367,26 @@ pub(crate) fn convert(
 ) -> anyhow::Result<Report> {
     interrupt::reset();
     let bar = std::cell::RefCell::new(ProgressBar::hidden());
+    let tell = |what: &str, done: usize, of: usize, memory: u64| {
+        if done == 0 {
+            out::note(format_args!(
+                "{what}: at most {} of memory beside the conversion's own",
+                out::bytes(memory)
+            ));
+            *bar.borrow_mut() = progress::steps_bar(of as u64, "layers");
+        }
+        bar.borrow().set_position(done as u64);
+        if done == of {
+            bar.borrow().finish_and_clear();
+        }
+    };
     let events = |event: Event<'_>| {
         match event {
             Event::Note(note) => bar
                 .borrow()
                 .suspend(|| out::note(format_args!("note: {note}"))),
-            Event::Calibrate { done, of, memory } => {
-                if done == 0 {
-                    out::note(format_args!(
-                        "calibrating: at most {} of memory beside the conversion's own",
-                        out::bytes(memory)
-                    ));
-                    *bar.borrow_mut() = progress::steps_bar(of as u64, "layers");
-                }
-                bar.borrow().set_position(done as u64);
-                if done == of {
-                    bar.borrow().finish_and_clear();
-                }
-            }
+            Event::Balance { done, of, memory } => tell("balancing", done, of, memory),
+            Event::Calibrate { done, of, memory } => tell("calibrating", done, of, memory),
             Event::Start { source_bytes, .. } => {
                 *bar.borrow_mut() = progress::bytes_bar(source_bytes, "converting");
             }

@@ -18,6 +18,8 @@ pub enum HybridError {
         /// The norm's name.
         name: String,
     },
+    /// The channels of one of them were balanced when it was calibrated.
+    Balanced,
 }
 
 impl fmt::Display for HybridError {
@@ -30,6 +32,10 @@ impl fmt::Display for HybridError {
                 f,
                 "the model and its reference differ in `{name}`: something was moved between norms \
                  and matrices, and a single matrix cannot be exchanged"
+            ),
+            Self::Balanced => f.write_str(
+                "the model's channels were balanced when it was calibrated: what its matrices hold \
+                 was moved between them, and a single one cannot be exchanged",
             ),
         }
     }

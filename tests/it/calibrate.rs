@@ -2,10 +2,10 @@
 
 use std::{fs, num::NonZeroUsize, ops::ControlFlow};
 
-use chaski::runner::CpuRunner;
+use chaski::{Model, ModelOptions, runner::CpuRunner, weights::HybridError};
 use chaski_convert::{
     Calibration, CalibrationError, ConvertError, ConvertOptions, Event, Recipe, Report, Silent,
-    Target, allocate, convert, convert_with, source,
+    Target, TypeOverride, allocate, convert, convert_with, source,
 };
 use chaski_models::{
     Role,
@@ -61,6 +61,7 @@ fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
         (Variant::LlamaUntied, "q4h"),
         (Variant::Qwen2Window, "q5"),
         (Variant::Qwen3, "q4"),
+        (Variant::Qwen2, "q8"),
     ] {
         let dir = checkpoint(variant, FloatType::BF16);
         let (one, report) = converted(&dir, &options(recipe, text()), 1);
@@ -87,6 +88,7 @@ fn calibrated_files_are_the_same_bytes_at_any_number_of_threads() {
         let container = Container::from_bytes(one).unwrap();
         container.verify(|_, _| {}).unwrap();
         assert!(container.metadata().contains("\"sha256 "));
+        assert!(container.metadata().contains("\"balance\""));
     }
 }
 
@@ -210,4 +212,25 @@ fn a_size_is_kept_to_and_more_bytes_diverge_less() {
     let half = allocate(&*source, &plain, to(kld / 2.0)).unwrap();
     assert_eq!(corrected.types, half.types);
     assert_eq!(corrected.recipe.target(), Some(&*format!("max-kld {kld}")));
+}
+
+#[test]
+fn matrices_of_balanced_files_are_not_exchanged_one_by_one() {
+    let dir = checkpoint(Variant::Llama, FloatType::BF16);
+    let model = |name: &str, options: &ConvertOptions| {
+        let path = dir.path().join(name);
+        fs::write(&path, converted(&dir, options, 1).0).unwrap();
+        Model::open(&path, &ModelOptions::default()).unwrap()
+    };
+    // Of Q8 in the down matrices alone the norms stay as they are, and would give nothing away.
+    let down = TypeOverride {
+        role: Role::FfnDown,
+        qtype: QuantType::Q8,
+    };
+    let mut recipe = options("bf16", Some(short_text()));
+    recipe.recipe = recipe.recipe.with_overrides(&[down]).unwrap();
+    let calibrated = model("calibrated.chaski", &recipe);
+    let exact = model("exact.chaski", &options("bf16", None));
+    let error = exact.with_matrices_of(calibrated, |_, _| true).unwrap_err();
+    assert_eq!(error, HybridError::Balanced);
 }

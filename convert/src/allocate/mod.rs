@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     error::ConvertError,
-    mapping,
+    inputs, mapping,
     options::ConvertOptions,
     pipeline::{
         Limits,
@@ -274,7 +274,10 @@ fn units(
         };
         next += usize::from(paired);
         let tensors: Vec<usize> = (first..next).collect();
-        let types: Vec<_> = TYPES.into_iter().chain([half(plan, &tensors)]).collect();
+        let types: Vec<_> = TYPES
+            .into_iter()
+            .chain([half(source, plan, &tensors)])
+            .collect();
         let mut choices = vec![(0, 0.0); types.len()];
         for &tensor in &tensors {
             let spec = &specs[tensor].spec;
@@ -316,9 +319,9 @@ fn units(
 
 /// The float type of 16 bits for matrices: what they have in the source, or bf16, which is in range
 /// whatever they hold.
-fn half(plan: &ConvertPlan, tensors: &[usize]) -> QuantType {
+fn half(source: &dyn Source, plan: &ConvertPlan, tensors: &[usize]) -> QuantType {
     let is_f16 = |&t: &usize| plan.tensors[t].source_type == "F16";
-    match tensors.iter().all(is_f16) {
+    match tensors.iter().all(is_f16) && !source.is_balanced() {
         true => QuantType::F16,
         false => QuantType::BF16,
     }
@@ -358,10 +361,7 @@ fn vector(
     let Some(tensor) = tensors.iter().find(|t| t.spec.role == role) else {
         return Ok(Vec::new());
     };
-    let (mut raw, mut values) = (Vec::new(), vec![0.0; tensor.spec.rows * tensor.spec.cols]);
-    source.read_raw(tensor.source, 0..1, &mut raw)?;
-    source.decode(tensor.source, &raw, &mut values)?;
-    Ok(values)
+    inputs::rows(source, tensor.source, 0..1)
 }
 
 /// What a matrix costs in one type.

@@ -7,20 +7,20 @@
 //! output matrix is the first tensor of the file and the last to be seen.
 
 mod moments;
-mod slice;
+pub(crate) mod slice;
 mod text;
 
-use std::{ops::Range, path::Path};
+use std::path::Path;
 
 use chaski_models::{
     forward::{Observed, Site},
     tensors::Role,
-    tokenizer::Tokenizer,
 };
 use chaski_quant::quantize::TileStats;
 
 use crate::{
     error::ConvertError,
+    inputs,
     mapping::{self, Mapped},
     pipeline::{
         Limits, go_on,
@@ -45,7 +45,7 @@ const DAMPING: f64 = 0.02;
 const SITES: [Site; 4] = [Site::Qkv, Site::AttnOutput, Site::GateUp, Site::Down];
 
 /// The matrices that multiply what is seen at a site; of the head, where embeddings are tied.
-fn roles(site: Site, tied: bool) -> &'static [Role] {
+pub(crate) fn roles(site: Site, tied: bool) -> &'static [Role] {
     match site {
         Site::Layer => &[],
         Site::Qkv => &[Role::AttnQ, Role::AttnK, Role::AttnV],
@@ -74,9 +74,10 @@ impl Calibrate<'_> {
         folder: &Path,
     ) -> Result<Spill, ConvertError> {
         let mapped = mapping::map(self.source)?.tensors;
-        let texts = self.texts(calibration)?;
+        let texts = inputs::texts(self.source, calibration)?;
         let lens: Vec<_> = texts.iter().map(Vec::len).collect();
-        let mut hidden = self.embed(&mapped, &texts.concat())?;
+        let mut hidden =
+            inputs::embeddings(self.source, &mapped, &self.plan.config, &texts.concat())?;
         let pool = self.limits.pool()?;
         let products = runner.products();
         let mut spill = Spill::new(folder, &self.plan.inner.data)?;
@@ -87,9 +88,7 @@ impl Calibrate<'_> {
         for layer in 0..config.n_layers {
             let is_last = layer + 1 == config.n_layers;
             let norm = if is_last {
-                let find = |m: &&Mapped| m.spec.role == Role::OutputNorm;
-                let index = mapped.iter().find(find).map_or(0, |m| m.source);
-                self.rows(index, 0..1)?
+                inputs::rows(self.source, inputs::tensor(&mapped, Role::OutputNorm), 0..1)?
             } else {
                 vec![1.0; config.dim]
             };
@@ -166,46 +165,6 @@ impl Calibrate<'_> {
             + chaski_quant::quantize::Feedback::bytes(widest)
             + 2 * layer
             + 4 * 4 * hidden as u64
-    }
-
-    fn texts(
-        &self,
-        calibration: &Calibration,
-    ) -> Result<Vec<Vec<chaski_models::TokenId>>, ConvertError> {
-        let files = self.source.tokenizer();
-        let files = files.map_err(|_| CalibrationError::NoTokenizer)?;
-        let tokenizer = Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())
-            .map_err(ConvertError::Tokenizer)?;
-        Ok(calibration.chunks(&tokenizer)?)
-    }
-
-    /// Rows of a tensor of the source, as they are stored.
-    fn rows(&self, index: usize, rows: Range<usize>) -> Result<Vec<f32>, ConvertError> {
-        let mut raw = Vec::new();
-        let mut out = vec![0.0; rows.len() * self.source.tensors()[index].cols];
-        self.source.read_raw(index, rows, &mut raw)?;
-        self.source.decode(index, &raw, &mut out)?;
-        Ok(out)
-    }
-
-    /// The embeddings of tokens.
-    fn embed(
-        &self,
-        mapped: &[Mapped],
-        tokens: &[chaski_models::TokenId],
-    ) -> Result<Vec<f32>, ConvertError> {
-        let index = mapped
-            .iter()
-            .find(|m| m.spec.role == Role::TokenEmbd)
-            .map_or(0, |m| m.source);
-        let mut hidden = Vec::with_capacity(tokens.len() * self.plan.config.dim);
-        for &token in tokens {
-            if token.index() >= self.plan.config.vocab_size {
-                return Err(CalibrationError::NoEmbedding { token }.into());
-            }
-            hidden.extend(self.rows(index, token.index()..token.index() + 1)?);
-        }
-        Ok(hidden)
     }
 
     /// Quantises the matrices of a site.

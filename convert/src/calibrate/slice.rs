@@ -36,7 +36,7 @@ enum From {
 }
 
 /// A layer of `source` with `hidden` as its embeddings.
-pub(super) struct Slice<'a> {
+pub(crate) struct Slice<'a> {
     source: &'a dyn Source,
     config: Config,
     tensors: Vec<SourceTensor>,
@@ -49,7 +49,7 @@ impl<'a> Slice<'a> {
     /// * `config`, `mapped`: the whole model's.
     /// * `hidden`: `[rows, dim]`.
     /// * `output_norm`: `[dim]`.
-    pub(super) fn new(
+    pub(crate) fn new(
         source: &'a dyn Source,
         config: &Config,
         mapped: &[Mapped],
@@ -117,9 +117,10 @@ impl<'a> Slice<'a> {
             let mut matrices = of_source.filter(|(f, t)| matches!(f, From::Source(_)) && !t.vector);
             matrices.all(|(_, t)| t.dtype == dtype)
         };
+        // Times powers of two, bf16 stays bf16, whose exponents are those of f32; f16 does not.
         let name = match () {
             () if all("BF16") => "bf16",
-            () if all("F16") => "f16",
+            () if all("F16") && !self.source.is_balanced() => "f16",
             () => "f32",
         };
         let embeddings = TypeOverride {
@@ -134,7 +135,7 @@ impl<'a> Slice<'a> {
     /// The bytes of a container that holds it with the tiles that `spill` has of its layer.
     ///
     /// * `whole`, `mapped`: the plan and the tensors of the whole model.
-    pub(super) fn file_with(
+    pub(crate) fn file_with(
         &self,
         limits: Limits,
         layer: usize,
@@ -209,7 +210,7 @@ impl<'a> Slice<'a> {
     }
 
     /// The bytes of a container that holds it.
-    pub(super) fn file(&self, limits: Limits) -> Result<Vec<u8>, ConvertError> {
+    pub(crate) fn file(&self, limits: Limits) -> Result<Vec<u8>, ConvertError> {
         let mut options = ConvertOptions::new(self.recipe()?);
         options.allow_missing_tokenizer = true;
         let plan = plan(self, &options)?;
@@ -251,9 +252,15 @@ impl Source for Slice<'_> {
         }
     }
 
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
+    fn decode(
+        &self,
+        tensor: usize,
+        first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
         match self.from[tensor] {
-            From::Source(index) => self.source.decode(index, raw, out),
+            From::Source(index) => self.source.decode(index, first, raw, out),
             From::Floats(_) => {
                 for (x, raw) in out.iter_mut().zip(raw.as_chunks::<4>().0) {
                     *x = f32::from_le_bytes(*raw);
@@ -281,6 +288,10 @@ impl Source for Slice<'_> {
     /// None: nobody wants the digests of the source's files again with every layer.
     fn files(&self) -> &[SourceFile] {
         &[]
+    }
+
+    fn is_balanced(&self) -> bool {
+        self.source.is_balanced()
     }
 
     fn row_order(&self, tensor: usize) -> RowOrder {

@@ -163,7 +163,7 @@ impl Calibration {
     }
 
     /// Its tokens in chunks, each with the token that begins a text.
-    pub(super) fn chunks(
+    pub(crate) fn chunks(
         &self,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<Vec<TokenId>>, CalibrationError> {

@@ -22,6 +22,7 @@ use chaski_quant::{
 use spill::Spill;
 
 use crate::{
+    balance::{self, Balance},
     calibrate::Calibrate,
     error::ConvertError,
     note::Note,
@@ -90,7 +91,7 @@ fn run(
     source: &dyn Source,
     out: &Path,
     options: &ConvertOptions,
-    runner: Option<&mut dyn ModelRunner>,
+    mut runner: Option<&mut dyn ModelRunner>,
     progress: &dyn Progress,
 ) -> Result<Report, ConvertError> {
     let start = Instant::now();
@@ -104,7 +105,7 @@ fn run(
             .as_ref()
             .and_then(|t| t.note(plan.config.vocab_size)),
     );
-    let metadata = texts::metadata(source, &plan, options, tokenizer.as_ref(), &notes)?;
+    let mut metadata = texts::metadata(source, &plan, options, tokenizer.as_ref(), &notes)?;
     // What depends on the machine is told, and not recorded.
     let (threads, note) = threads(&plan, options.threads);
     notes.extend(note);
@@ -124,6 +125,23 @@ fn run(
     go_on(progress.event(start_event))?;
 
     let limits = Limits::new(threads);
+    let balanced = match (&options.calibration, &mut runner) {
+        (Some(calibration), Some(runner)) => {
+            let balance = Balance {
+                source,
+                plan: &plan,
+                limits,
+                progress,
+            };
+            balance.run(calibration, &mut **runner)?
+        }
+        _ => None,
+    };
+    if balanced.is_some() {
+        let options = &mut metadata.provenance.options;
+        options.insert(balance::OPTION.to_owned(), balance::VERSION.to_string());
+    }
+    let source = balanced.as_ref().map_or(source, |b| b as &dyn Source);
     let spill = match (&options.calibration, runner) {
         (None, _) => None,
         (Some(_), None) => return Err(ConvertError::NoRunner),

@@ -136,7 +136,7 @@ impl<'a> Tiler<'a> {
         match work.shape {
             Shape::Vector { len } => {
                 scratch.resize(len, 0.0);
-                self.source.decode(tensor.source, raw, scratch)?;
+                self.source.decode(tensor.source, 0, raw, scratch)?;
                 // The elements of a bias are ordered as the rows of its matrix.
                 let stored = |i| scratch[stored_row(work.order, i)];
                 let mut stats = TileStats {
@@ -162,11 +162,13 @@ impl<'a> Tiler<'a> {
                 };
                 if work.order == RowOrder::AsStored {
                     let raw = raw_of(rows.start, rows.len());
-                    self.source.decode(tensor.source, raw, scratch)?;
+                    self.source
+                        .decode(tensor.source, rows.start, raw, scratch)?;
                 } else {
                     for (row, floats) in rows.clone().zip(scratch.chunks_exact_mut(cols)) {
-                        let raw = raw_of(stored_row(work.order, row), 1);
-                        self.source.decode(tensor.source, raw, floats)?;
+                        let stored = stored_row(work.order, row);
+                        let raw = raw_of(stored, 1);
+                        self.source.decode(tensor.source, stored, raw, floats)?;
                     }
                 }
                 let mut views = [&[][..]; TILE_ROWS];

@@ -128,9 +128,15 @@ pub trait Source: Send + Sync {
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError>;
 
-    /// Decodes `raw`, the bytes of whole rows of tensor `tensor`, to `[rows, cols]` in `out`. A
-    /// pure function.
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError>;
+    /// Decodes `raw`, the bytes of whole rows of tensor `tensor` from row `first` on, to
+    /// `[rows, cols]` in `out`. A pure function.
+    fn decode(
+        &self,
+        tensor: usize,
+        first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError>;
 
     /// The tokenizer; [`SourceError::NoTokenizer`] where the source has none.
     fn tokenizer(&self) -> Result<TokenizerFiles, SourceError>;
@@ -152,6 +158,12 @@ pub trait Source: Send + Sync {
 
     /// In which order the rows of tensor `tensor` lie.
     fn row_order(&self, tensor: usize) -> RowOrder;
+
+    /// Whether its channels are balanced: its weights are then the files' times powers of two, which
+    /// their own type does not hold in any case.
+    fn is_balanced(&self) -> bool {
+        false
+    }
 }
 
 impl std::fmt::Debug for dyn Source {

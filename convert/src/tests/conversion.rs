@@ -365,8 +365,14 @@ impl Source for Interleaved {
         }
         Ok(())
     }
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
-        self.0.decode(tensor, raw, out)
+    fn decode(
+        &self,
+        tensor: usize,
+        first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
+        self.0.decode(tensor, first, raw, out)
     }
     fn tokenizer(&self) -> Result<TokenizerFiles, SourceError> {
         self.0.tokenizer()

@@ -293,7 +293,7 @@ fn rows_are_read_and_decoded_by_number() {
         let mut raw = Vec::new();
         source.read_raw(index, 3..10, &mut raw).unwrap();
         let mut rows = vec![0.0; 7 * 48];
-        source.decode(index, &raw, &mut rows).unwrap();
+        source.decode(index, 3, &raw, &mut rows).unwrap();
         assert_eq!(
             rows,
             checkpoint.tensors[name].values[3 * 48..10 * 48],
@@ -306,7 +306,7 @@ fn rows_are_read_and_decoded_by_number() {
             (&raw[..raw.len() / 7 / 48], 1),
         ];
         for (raw, n) in parts {
-            let err = source.decode(index, raw, &mut vec![0.0; n]).unwrap_err();
+            let err = source.decode(index, 0, raw, &mut vec![0.0; n]).unwrap_err();
             assert!(
                 matches!(err, SourceError::NotWholeRows { .. }),
                 "{dtype}: {err}"
@@ -338,7 +338,7 @@ proptest! {
                 source.read_raw(i, 0..tensor.rows, &mut raw).unwrap();
                 prop_assert_eq!(raw.len() as u64, tensor.bytes);
                 let mut rows = vec![0.0; tensor.rows * tensor.cols];
-                source.decode(i, &raw, &mut rows).unwrap();
+                source.decode(i, 0, &raw, &mut rows).unwrap();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Tests of the conversion as a whole, on small checkpoints.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod conversion;
 mod directory;
 mod failure;

@@ -20,7 +20,7 @@ pub fn drive(file: &[u8]) -> (bool, bool) {
         source.read_raw(i, 0..tensor.rows, &mut raw).unwrap();
         assert_eq!(raw.len() as u64, tensor.bytes, "{}", tensor.name);
         let mut floats = vec![0.0; tensor.rows * tensor.cols];
-        source.decode(i, &raw, &mut floats).unwrap();
+        source.decode(i, 0, &raw, &mut floats).unwrap();
         all += raw.len();
     }
     assert!(all < file.len(), "{all} bytes of tensors in {}", file.len());

@@ -159,7 +159,7 @@ fn rows_in_file_order_are_not_the_models() {
     let mut raw = Vec::new();
     source.read_raw(at, 0..spec.rows, &mut raw).unwrap();
     let mut floats = vec![0.0; spec.n_weights()];
-    source.decode(at, &raw, &mut floats).unwrap();
+    source.decode(at, 0, &raw, &mut floats).unwrap();
     assert_ne!(
         floats,
         chaski_models::testing::weights(Variant::Llama.seed(), &spec)

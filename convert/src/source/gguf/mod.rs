@@ -154,7 +154,13 @@ impl Source for GgufFile {
             .append(start, rows.len() * row_bytes as usize, out)
     }
 
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
+    fn decode(
+        &self,
+        tensor: usize,
+        _first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
         let HeaderTensor {
             cols,
             dtype,

@@ -229,7 +229,13 @@ impl Source for HfDirectory {
         self.shards[shard].append(start, rows.len() * row_bytes, out)
     }
 
-    fn decode(&self, tensor: usize, raw: &[u8], out: &mut [f32]) -> Result<(), SourceError> {
+    fn decode(
+        &self,
+        tensor: usize,
+        _first: usize,
+        raw: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), SourceError> {
         let SourceTensor { cols, ref name, .. } = self.tensors[tensor];
         let element = self.places[tensor].element;
         if raw.len() != out.len() * element.bytes() || !out.len().is_multiple_of(cols.max(1)) {

@@ -1,0 +1,61 @@
+//! What running a source over a text takes of it: token ids, embeddings, single rows.
+
+use std::ops::Range;
+
+use chaski_models::{Config, TokenId, tensors::Role, tokenizer::Tokenizer};
+
+use crate::{
+    calibrate::{Calibration, CalibrationError},
+    error::ConvertError,
+    mapping::Mapped,
+    source::Source,
+};
+
+/// The chunks of a text.
+pub(crate) fn texts(
+    source: &dyn Source,
+    calibration: &Calibration,
+) -> Result<Vec<Vec<TokenId>>, ConvertError> {
+    let files = source.tokenizer();
+    let files = files.map_err(|_| CalibrationError::NoTokenizer)?;
+    let tokenizer = Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())
+        .map_err(ConvertError::Tokenizer)?;
+    Ok(calibration.chunks(&tokenizer)?)
+}
+
+/// The source's tensor that is the model's only one of `role`, which the mapping made sure is there.
+pub(crate) fn tensor(mapped: &[Mapped], role: Role) -> usize {
+    let found = mapped.iter().find(|m| m.spec.role == role);
+    found.map_or(0, |m| m.source)
+}
+
+/// Rows of tensor `tensor` of the source, as they are stored.
+pub(crate) fn rows(
+    source: &dyn Source,
+    tensor: usize,
+    rows: Range<usize>,
+) -> Result<Vec<f32>, ConvertError> {
+    let mut raw = Vec::new();
+    let mut out = vec![0.0; rows.len() * source.tensors()[tensor].cols];
+    source.read_raw(tensor, rows.clone(), &mut raw)?;
+    source.decode(tensor, rows.start, &raw, &mut out)?;
+    Ok(out)
+}
+
+/// The embeddings of tokens, `[tokens, dim]`.
+pub(crate) fn embeddings(
+    source: &dyn Source,
+    mapped: &[Mapped],
+    config: &Config,
+    tokens: &[TokenId],
+) -> Result<Vec<f32>, ConvertError> {
+    let embeddings = tensor(mapped, Role::TokenEmbd);
+    let mut hidden = Vec::with_capacity(tokens.len() * config.dim);
+    for &token in tokens {
+        if token.index() >= config.vocab_size {
+            return Err(CalibrationError::NoEmbedding { token }.into());
+        }
+        hidden.extend(rows(source, embeddings, token.index()..token.index() + 1)?);
+    }
+    Ok(hidden)
+}
