@@ -1,5 +1,6 @@
 //! The level `dotprod`: four 8-bit products a lane in one instruction. All else is `neon`'s.
 
+pub(super) mod matmul_q3;
 pub(super) mod matmul_q4;
 pub(super) mod matmul_q4h;
 pub(super) mod matmul_q5;
@@ -11,8 +12,6 @@ mod sweep;
 use std::arch::is_aarch64_feature_detected;
 
 use super::neon;
-use chaski_quant::scalar;
-
 use crate::{Kernels, Level};
 
 /// Whether this CPU has what [`TABLE`]'s functions enable: `neon,dotprod`, in every file of this
@@ -33,7 +32,7 @@ pub(crate) static TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
-        scalar::matmul,
+        matmul_q3::matmul_q3,
     ],
     ..neon::TABLE
 };

@@ -1,6 +1,7 @@
 //! The level `i8mm`: products of 2 x 8 by 8 x 2 bytes in one instruction, for many rows of activations.
 //! Few rows are `dotprod`'s, all else is `neon`'s.
 
+mod matmul_q3;
 mod matmul_q4;
 mod matmul_q4h;
 mod matmul_q5;
@@ -12,8 +13,6 @@ mod sweep;
 use std::arch::is_aarch64_feature_detected;
 
 use super::{dotprod, neon};
-use chaski_quant::scalar;
-
 use crate::{Kernels, Level};
 
 /// Whether this CPU has what [`TABLE`]'s functions enable: `neon,dotprod,i8mm`, in every file of
@@ -34,7 +33,7 @@ pub(crate) static TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
-        scalar::matmul,
+        matmul_q3::matmul_q3,
     ],
     ..neon::TABLE
 };

@@ -12,7 +12,10 @@ use chaski_quant::{
     tile::{Q4_CODEBOOK, q4_scale, scales, scales_per_block},
 };
 
-use super::load::{load_i8x16, load_u32x4, store_f32x4};
+use super::{
+    load::{load_i8x16, load_u32x4, store_f32x4},
+    matmul_q3::CODEBOOK as Q3_CODEBOOK,
+};
 
 /// Weights of half a block.
 const HALF: usize = BLOCK / 2;
@@ -49,6 +52,22 @@ fn values(qtype: QuantType, block: &[u8], row: usize) -> [int8x16_t; 2] {
     let quants = &block[scales_per_block(qtype) * TILE_ROWS..];
     if qtype == QuantType::Q8 {
         return [0, 4].map(|first| vreinterpretq_s8_u8(gather(quants, first, row)));
+    }
+    if qtype == QuantType::Q3 {
+        let [a, b, c] = [0, 1, 2].map(|v| four_bytes(quants, 64 * v + 4 * row));
+        // Groups 3 and 7: two bits of one byte, one of another.
+        let rest = |two: u32, one: u32| two >> 6 & 0x0303_0303 | one & 0x0404_0404;
+        let fours = [
+            [a, b, c, rest(a, c >> 4)],
+            [a >> 3, b >> 3, c >> 3, rest(b, c >> 5)],
+        ];
+        let codebook = load_i8x16(&Q3_CODEBOOK, 0);
+        let shift = vdupq_n_s8(q4_scale(block[row]).1);
+        let value = |fours| {
+            let codes = vandq_u8(vreinterpretq_u8_u32(load_u32x4(fours)), vdupq_n_u8(7));
+            vaddq_s8(vqtbl1q_s8(codebook, codes), shift)
+        };
+        return [value(&fours[0]), value(&fours[1])];
     }
     let v = gather(quants, 0, row);
     let nibbles = [vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8::<4>(v)];
@@ -94,7 +113,7 @@ fn store_weights(out: &mut [f32], at: usize, values: int16x8_t, bs: i8, row_scal
 #[target_feature(enable = "neon")]
 pub(crate) fn dequantize_row(layout: &TensorLayout, tile: &[u8], row: usize, out: &mut [f32]) {
     let qtype = layout.qtype();
-    if !qtype.is_quantized() || qtype == QuantType::Q3 {
+    if !qtype.is_quantized() {
         // Strided numbers, read once: nothing for vectors to do.
         return scalar::dequantize_row(layout, tile, row, out);
     }

@@ -60,10 +60,10 @@ pub(in crate::aarch64) fn scales16(scale_bytes: &[u8]) -> ([float32x4_t; 4], [in
     )
 }
 
-/// Block scales and shifts.
+/// Block scales and shifts of a block of Q3 or Q4.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(in crate::aarch64) fn scales(block: &[u8; BYTES]) -> Scales<1> {
+pub(in crate::aarch64) fn scales<const B: usize>(block: &[u8; B]) -> Scales<1> {
     let (scale, offset) = scales16(&block[..16]);
     Scales {
         scale: [scale],

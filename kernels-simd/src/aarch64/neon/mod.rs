@@ -13,6 +13,7 @@ pub(super) mod load;
 mod matmul_bf16;
 mod matmul_f16;
 mod matmul_f32;
+pub(super) mod matmul_q3;
 pub(super) mod matmul_q4;
 pub(super) mod matmul_q4h;
 pub(super) mod matmul_q5;
@@ -28,8 +29,6 @@ mod sweep;
 mod swiglu;
 
 use std::arch::is_aarch64_feature_detected;
-
-use chaski_quant::scalar;
 
 use crate::{Kernels, Level};
 
@@ -51,7 +50,7 @@ pub(crate) static TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
-        scalar::matmul,
+        matmul_q3::matmul_q3,
     ],
     rms_norm: rms_norm::rms_norm,
     rope: rope::rope,

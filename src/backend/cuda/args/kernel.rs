@@ -32,16 +32,18 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::NormQuantize,
         Self::Quantize,
         Self::Swiglu,
         Self::RopeStore,
+        Self::Matvec(QuantType::Q3),
         Self::Matvec(QuantType::Q4),
         Self::Matvec(QuantType::Q4H),
         Self::Matvec(QuantType::Q5),
         Self::Matvec(QuantType::Q6),
         Self::Matvec(QuantType::Q8),
+        Self::Matmul(QuantType::Q3),
         Self::Matmul(QuantType::Q4),
         Self::Matmul(QuantType::Q4H),
         Self::Matmul(QuantType::Q5),
@@ -71,11 +73,13 @@ impl Kernel {
             Self::Quantize => "chaski_quantize",
             Self::Swiglu => "chaski_swiglu",
             Self::RopeStore => "chaski_rope_store",
+            Self::Matvec(QuantType::Q3) => "chaski_matvec_q3",
             Self::Matvec(QuantType::Q4) => "chaski_matvec_q4",
             Self::Matvec(QuantType::Q4H) => "chaski_matvec_q4h",
             Self::Matvec(QuantType::Q5) => "chaski_matvec_q5",
             Self::Matvec(QuantType::Q6) => "chaski_matvec_q6",
             Self::Matvec(QuantType::Q8) => "chaski_matvec_q8",
+            Self::Matmul(QuantType::Q3) => "chaski_matmul_q3",
             Self::Matmul(QuantType::Q4) => "chaski_matmul_q4",
             Self::Matmul(QuantType::Q4H) => "chaski_matmul_q4h",
             Self::Matmul(QuantType::Q5) => "chaski_matmul_q5",

@@ -22,15 +22,35 @@ DEVICE void signed_bytes(u32 bytes, float to[2]) {
   to[1] = __uint_as_float(prmt(unsigned_bytes, 0x4b000000u, 0x7651)) - (8388608.0f + 128.0f);
 }
 
-DEVICE u32 rotate_left(u32 x, u32 n) { return x << n | x >> (32 - n) % 32; }
+// Block scales of both rows, of bytes that have a shift in bit 0: half a byte without it is 64 more. The last bit of these
+// floats is a half.
+DEVICE void shifted_scales(u32 bytes, float to[2]) {
+  const u32 twice = bytes & 0xfefeu;
+  to[0] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7650)) - (4194304.0f + 64.0f);
+  to[1] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7651)) - (4194304.0f + 64.0f);
+}
 
-// An address in shared memory as copies take it. It is worked out once, which the compiler does not do by itself.
+// The activations' words t and t + 4, a byte of each in turns, as the values of codes that share a byte are.
+DEVICE void in_turns(uint2 codes, u32 b[2]) {
+  b[0] = prmt(codes.x, codes.y, 0x5140);
+  b[1] = prmt(codes.x, codes.y, 0x7362);
+}
+
+// A rotation; the upper half of a product; and an address in shared memory as copies take it, which is worked out once: the
+// compiler does not do so by itself.
 #ifdef CHASKI_EMULATE
+DEVICE u32 rotate_left(u32 x, u32 n) { return x << n | x >> (32 - n) % 32; }
 DEVICE u32 __umulhi(u32 a, u32 b) { return static_cast<u32>(static_cast<u64>(a) * b >> 32); }
 typedef u8 *SharedAt;
 DEVICE SharedAt shared_at(u8 *p) { return p; }
 DEVICE void copy_16(SharedAt to, const void *from) { cp_async_16(to, from); }
 #else
+// One instruction; of the above the compiler makes three.
+DEVICE u32 rotate_left(u32 x, u32 n) {
+  u32 d;
+  asm("shf.l.wrap.b32 %0, %1, %1, %2;" : "=r"(d) : "r"(x), "r"(n));
+  return d;
+}
 typedef u32 SharedAt;
 DEVICE SharedAt shared_at(u8 *p) {
   SharedAt at;

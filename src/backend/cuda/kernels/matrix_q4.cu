@@ -20,6 +20,8 @@ DEVICE u32 q4_values(u32 codes, u32 flipped) {
 template <u32 Halves> struct Q4Type {
   enum : u32 { BLOCK_BYTES = 16 * Halves + 256 };
   enum : u32 { HALVES = Halves };
+  // Whether the words of a lane are those of others too, so that it had better have whole blocks (matvec.h).
+  enum : bool { OWN_BLOCKS = false };
   // Whether sums of `quick` are to be corrected.
   enum : bool { CORRECTED = true };
   // What a sum has to be multiplied with.
@@ -44,11 +46,7 @@ template <u32 Halves> struct Q4Type {
     a[3] = q4_values(__umulhi(w1, half_turn), __umulhi(f1, half_turn));
   }
 
-  // The activations' words t and t + 4 in the same turns.
-  DEVICE static void quick_codes(uint2 codes, u32 b[2]) {
-    b[0] = prmt(codes.x, codes.y, 0x5140);
-    b[1] = prmt(codes.x, codes.y, 0x7362);
-  }
+  DEVICE static void quick_codes(uint2 codes, u32 b[2]) { in_turns(codes, b); }
 
   // The codes of one half only, with zeros for the other.
   DEVICE static void quick_half(u32 half, u32 b[2]) {
@@ -79,13 +77,7 @@ template <u32 Halves> struct Q4Type {
     }
   }
 
-  // The block scales of both rows, of their bytes: half a byte without its shift is 64 more. The last bit of these floats is
-  // a half.
-  DEVICE static void scales(u32 bytes, float to[2]) {
-    const u32 twice = bytes & 0xfefeu;
-    to[0] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7650)) - (4194304.0f + 64.0f);
-    to[1] = __uint_as_float(prmt(twice, 0x4a800000u, 0x7651)) - (4194304.0f + 64.0f);
-  }
+  DEVICE static void scales(u32 bytes, float to[2]) { shifted_scales(bytes, to); }
 };
 
 typedef Q4Type<1> Q4;

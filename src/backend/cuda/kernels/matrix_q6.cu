@@ -6,6 +6,7 @@
 struct Q6 {
   enum : u32 { BLOCK_BYTES = 16 + 256 + 128 };
   enum : u32 { HALVES = 1 };
+  enum : bool { OWN_BLOCKS = false };
   enum : bool { CORRECTED = false };
   // A code with its upper bit flipped, at the top of a byte, is 4 times the value, with its sign.
   DEVICE static constexpr float factor() { return 0.25f; }

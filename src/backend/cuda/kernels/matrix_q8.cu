@@ -6,6 +6,7 @@
 struct Q8 {
   enum : u32 { BLOCK_BYTES = 16 + 512 };
   enum : u32 { HALVES = 1 };
+  enum : bool { OWN_BLOCKS = false };
   enum : bool { CORRECTED = false };
   DEVICE static constexpr float factor() { return 1.0f; }
 

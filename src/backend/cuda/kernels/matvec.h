@@ -13,6 +13,10 @@
 // An `mma` has 8 columns. The activations of a *column* are those of one (block, half, row of activations): with few rows,
 // one B fragment has several blocks' activations (a group), each `mma` of the group has one block's weights, and of its
 // results those columns are kept that belong to the block. So every lane ends with four sums to scale.
+//
+// Where the words of a lane are those of others too (Q3) and a group has four blocks or eight, lane t of each four has block t
+// instead, all words of its rows. Step e of four multiplies the weights 4 e and 16 + 4 e on of four blocks at once. What keeps the
+// blocks apart are zeros in B: a column has the activations of its own block only.
 #pragma once
 #include "matrix.h"
 
@@ -50,6 +54,8 @@ template <class T, u32 Rows> struct MatvecPlan {
     ITEM = COLUMNS > 8 ? 4 : 8,
     GROUPS = ITEM / GROUP,
     SLOTS = RING / ITEM,
+    // Whether lanes have blocks of their own.
+    OWN = T::OWN_BLOCKS && GROUP >= 4,
     // Of results: one where two would leave a multiprocessor room for fewer blocks of threads.
     BUFFERS = COLUMNS == 1 || (COLUMNS == 2 && T::BLOCK_BYTES < 300) ? 2 : 1,
     CONSUMERS = (Rows + 1) / 2,
@@ -107,8 +113,8 @@ template <class T, u32 Rows> struct Copies {
 // What a group's blocks, from block `first` on, are multiplied with, as a lane needs it.
 template <class T, u32 Rows> struct Activations {
   typedef MatvecPlan<T, Rows> Plan;
-  // Codes of column g of each fragment.
-  uint2 codes[Plan::FRAGMENTS];
+  // Codes of column g of each fragment; of a lane with blocks of its own all of them where the column is of such a block, else zeros.
+  uint2 codes[Plan::OWN ? 4 : Plan::FRAGMENTS];
   // Scales, and sums of codes, of columns 2 t and 2 t + 1.
   float d[Plan::FRAGMENTS][2];
   i32 sums[Plan::FRAGMENTS][2];
@@ -121,10 +127,26 @@ template <class T, u32 Rows> struct Activations {
       const u32 block = first + column / Plan::COLUMNS, row = column % Rows;
       return (row < last_row ? row : last_row) * args.n_blocks + (block < last ? block : last);
     };
+    if constexpr (Plan::OWN) {
+      const u32 block = g / Plan::COLUMNS;
+      const uint4 *const words = reinterpret_cast<const uint4 *>(args.codes + static_cast<u64>(at(g)) * BLOCK);
+      uint4 both[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+      if (block % 4 == t) {
+        both[0] = words[0];
+        both[1] = words[1];
+      }
+#pragma unroll
+      for (u32 i = 0; i < 2; i++) {
+        codes[2 * i] = make_uint2(both[i].x, both[i].y);
+        codes[2 * i + 1] = make_uint2(both[i].z, both[i].w);
+      }
+    }
 #pragma unroll
     for (u32 n = 0; n < Plan::FRAGMENTS; n++) {
-      const i8 *const words = args.codes + static_cast<u64>(at(8 * n + g)) * BLOCK + 8 * t;
-      codes[n] = *reinterpret_cast<const uint2 *>(words);
+      if constexpr (!Plan::OWN) {
+        const i8 *const words = args.codes + static_cast<u64>(at(8 * n + g)) * BLOCK + 8 * t;
+        codes[n] = *reinterpret_cast<const uint2 *>(words);
+      }
 #pragma unroll
       for (u32 c = 0; c < 2; c++) {
         const u32 i = at(8 * n + 2 * t + c);
@@ -152,8 +174,8 @@ DEVICE void make_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u3
     T::quick_codes(x.codes[n], b[n]);
     if constexpr (T::HALVES == 2) T::quick_half((8 * n + g) / Rows % 2, b[n]);
   }
-  // All blocks of a larger type at once would take more registers than there are.
-#pragma unroll (T::BLOCK_BYTES < 300 || Plan::GROUP <= 4 ? Plan::GROUP : 4)
+  // All blocks of a type of more words at once would take more registers than there are.
+#pragma unroll (sizeof(typename T::Words) <= 8 || Plan::GROUP <= 4 ? Plan::GROUP : 4)
   for (u32 u = 0; u < Plan::GROUP; u++) {
     u32 a[4];
     T::quick(T::load(blocks + u * T::BLOCK_BYTES, g, t), t, half_turn, a);
@@ -168,6 +190,34 @@ DEVICE void make_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u3
           sums[n][c] = products[c];
           sums[n][2 + c] = products[2 + c];
         }
+      }
+    }
+  }
+}
+
+// The same where lanes have blocks of their own.
+template <class T, u32 Rows>
+DEVICE void make_own_sums(const u8 *blocks, const Activations<T, Rows> &x, u32 g, u32 t, u32 half_turn,
+                          i32 (&sums)[MatvecPlan<T, Rows>::FRAGMENTS][4]) {
+  typedef MatvecPlan<T, Rows> Plan;
+#pragma unroll
+  for (u32 first = 0; first < Plan::GROUP; first += 4) {
+    const typename T::Whole whole = T::load_whole(blocks + (first + t) * T::BLOCK_BYTES, g);
+i32 products[4];
+#pragma unroll
+    for (u32 e = 0; e < 4; e++) {
+      u32 a[4], b[2];
+      T::quick_whole(whole, e, half_turn, a);
+      T::quick_codes(x.codes[e], b);
+      if (e == 0) mma_sum(products, a, b);
+      else mma_m16n8k32_s8(products, a, b);
+    }
+#pragma unroll
+    for (u32 c = 0; c < 2; c++) {
+      // Of eight blocks, the columns of the other four have met these ones' weights.
+      if (first == 0 || (2 * t + c) / Plan::COLUMNS / 4 == first / 4) {
+        sums[0][c] = products[c];
+        sums[0][2 + c] = products[2 + c];
       }
     }
   }
@@ -236,7 +286,8 @@ DEVICE void produce(const MatrixArgs &args, u8 *results, u8 *ring, u32 items, u3
       if (group + 1 < Plan::GROUPS) x.load(args, first + (group + 1) * Plan::GROUP, g, t);
       const u8 *const from = blocks + group * Plan::GROUP * T::BLOCK_BYTES;
       i32 sums[Plan::FRAGMENTS][4];
-      make_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
+      if constexpr (Plan::OWN) make_own_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
+      else make_sums<T, Rows>(from, these, g, t, args.half_turn, sums);
       if (group == 0 && round >= Plan::BUFFERS) wait_empty(buffer);
       put_sums<T, Rows>(from, these, g, t, sums, to + group * Plan::GROUP * Plan::COLUMNS * COLUMN_BYTES);
     }

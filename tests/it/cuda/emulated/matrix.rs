@@ -19,7 +19,7 @@ enum Weights {
 
 /// A valid scale byte.
 fn scale_byte(random: &mut Random, qtype: QuantType, weights: Weights) -> u8 {
-    let shifted = matches!(qtype, QuantType::Q4 | QuantType::Q4H);
+    let shifted = tile::codebook(qtype).is_some();
     let most = if shifted { 63 } else { 127 };
     let scale = match weights {
         Weights::Any => random.below(2 * most + 1) as i32 - most as i32,
@@ -205,7 +205,8 @@ fn check(qtype: QuantType, rows: usize, seed: u64) {
     case.check(&Launch::new(kernel, shape, &args), &what);
 }
 
-const QUANTIZED: [QuantType; 5] = [
+const QUANTIZED: [QuantType; 6] = [
+    QuantType::Q3,
     QuantType::Q4,
     QuantType::Q4H,
     QuantType::Q5,
@@ -278,11 +279,16 @@ fn a_lane_finds_its_fragment_in_neighbouring_words_of_a_vector() {
             // Two words at 8 g: rows 2 g and 2 g + 1.
             let within = 8 * g + register % 2 * 4 + byte;
             let high = register / 2;
-            let nibble = quants[64 * t + within] >> (4 * high) & 15;
+            let nibble = || quants[64 * t + within] >> (4 * high) & 15;
             let got = match qtype {
-                QuantType::Q4 | QuantType::Q4H => nibble,
-                QuantType::Q5 => nibble | (quants[256 + within] >> (t + 4 * high) & 1) << 4,
-                QuantType::Q6 => nibble | (quants[256 + 64 * high + within] >> (2 * t) & 3) << 4,
+                QuantType::Q3 if t < 3 => quants[64 * t + within] >> (3 * high) & 7,
+                QuantType::Q3 => {
+                    let third = quants[128 + within] >> (6 + high) & 1;
+                    quants[64 * high + within] >> 6 | third << 2
+                }
+                QuantType::Q4 | QuantType::Q4H => nibble(),
+                QuantType::Q5 => nibble() | (quants[256 + within] >> (t + 4 * high) & 1) << 4,
+                QuantType::Q6 => nibble() | (quants[256 + 64 * high + within] >> (2 * t) & 3) << 4,
                 _ => quants[64 * t + 256 * high + within],
             };
             assert_eq!(
@@ -305,7 +311,7 @@ fn each_kernel_of_a_matrix_is_chosen_by_type_and_rows() {
         shared: 227 << 10,
         memory: 1 << 30,
     };
-    for qtype in QuantType::ALL.into_iter().filter(|t| *t != QuantType::Q3) {
+    for qtype in QuantType::ALL {
         for (rows, n_tiles) in (1..=40)
             .chain([64, 65, 4096])
             .flat_map(|r| [(r, 1), (r, 8016)])
