@@ -114,7 +114,7 @@ template <class T, u32 Rows> struct Copies {
 template <class T, u32 Rows> struct Activations {
   typedef MatvecPlan<T, Rows> Plan;
   // Codes of column g of each fragment; of a lane with blocks of its own all of them where the column is of such a block, else zeros.
-  uint2 codes[Plan::OWN ? 4 : Plan::FRAGMENTS];
+  uint2 codes[Plan::OWN ? 4u : static_cast<u32>(Plan::FRAGMENTS)];
   // Scales, and sums of codes, of columns 2 t and 2 t + 1.
   float d[Plan::FRAGMENTS][2];
   i32 sums[Plan::FRAGMENTS][2];
