@@ -25,7 +25,8 @@ SECTIONS = {1: "data", 2: "directory", 3: "metadata", 4: "tokenizer", 5: "tokeni
             65535: "renewal"}
 # name, bytes of a tile block, its block scales for each lane
 TYPES = [("f32", 2048, 0), ("f16", 1024, 0), ("bf16", 1024, 0), ("q4", 272, 1), ("q4h", 288, 2),
-         ("q5", 336, 1), ("q6", 400, 1), ("q8", 528, 1)]
+         ("q5", 336, 1), ("q6", 400, 1), ("q8", 528, 1), ("q3", 208, 1)]
+CODEBOOK3 = [-16, -10, -6, -3, 0, 3, 7, 12]
 CODEBOOK = [-32, -26, -21, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28]
 
 
@@ -156,6 +157,13 @@ class Tensor:
         for k in range(32):
             g, i = k // 4, 4 * lane + k % 4
             scale = block[16 * (k // 16 if self.n_scales == 2 else 0) + lane]
+            if self.qtype == "q3":
+                if g % 4 < 3:
+                    code = quants[64 * (g % 4) + i] >> 3 * (g // 4) & 7
+                else:
+                    code = (quants[64 * (g // 4) + i] >> 6) + 4 * (quants[128 + i] >> 6 + g // 4 & 1)
+                out.append((CODEBOOK3[code] + (scale & 1)) * ((scale >> 1) - 64))
+                continue
             code = quants[64 * (g % 4) + i] >> g // 4 * 4 & 15
             if self.qtype in ("q4", "q4h"):
                 out.append((CODEBOOK[code] + (scale & 1)) * ((scale >> 1) - 64))

@@ -422,6 +422,12 @@ impl Weights {
             .sum()
     }
 
+    /// Whether a matrix is of type `qtype`.
+    pub fn has_type(&self, qtype: chaski_quant::QuantType) -> bool {
+        let of = |kind: &TensorKind| matches!(kind, TensorKind::Matrix(l) if l.qtype() == qtype);
+        self.container.tensors().iter().any(|t| of(&t.kind))
+    }
+
     /// Bytes of all weights.
     pub fn bytes(&self) -> u64 {
         self.container

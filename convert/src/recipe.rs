@@ -7,6 +7,7 @@
 //!
 //! | recipe | attention and feed-forward | keys | values | embeddings, output | bits per weight, 1B |
 //! |---|---|---|---|---|---|
+//! | `q3` | Q3 | Q4 | Q5 | Q6 | 4.0 |
 //! | `q4` | Q4 | Q5 | Q6 | Q6 | 4.8 |
 //! | `q4h` | Q4H | Q5 | Q6 | Q6 | 5.0 |
 //! | `q5` | Q5 | Q6 | Q6 | Q6 | 5.5 |
@@ -79,9 +80,10 @@ impl Named {
 }
 
 /// The recipes.
-const RECIPES: [Named; 8] = {
-    use QuantType::{BF16, F16, F32, Q4, Q4H, Q5, Q6, Q8};
+const RECIPES: [Named; 9] = {
+    use QuantType::{BF16, F16, F32, Q3, Q4, Q4H, Q5, Q6, Q8};
     [
+        Named::new("q3", 1, [Q3, Q4, Q5, Q6]),
         Named::new("q4", 2, [Q4, Q5, Q6, Q6]),
         Named::new("q4h", 2, [Q4H, Q5, Q6, Q6]),
         Named::new("q5", 2, [Q5, Q6, Q6, Q6]),
@@ -344,10 +346,10 @@ mod tests {
         }
         assert_eq!(Recipe::names().count(), QuantType::ALL.len());
         assert!(
-            Recipe::named("q3")
+            Recipe::named("q2")
                 .unwrap_err()
                 .to_string()
-                .contains("q4, q4h")
+                .contains("q3, q4, q4h")
         );
     }
 

@@ -22,7 +22,7 @@ pub struct Kernels {
     pub(crate) level: Level,
     pub(crate) quantize_row: unsafe fn(&mut ActRowMut<'_>),
     /// In the order of [`QuantType::ALL`].
-    pub(crate) matmul: [MatmulFn; 8],
+    pub(crate) matmul: [MatmulFn; QuantType::ALL.len()],
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),

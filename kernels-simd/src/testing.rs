@@ -87,6 +87,7 @@ impl Fill {
 
 fn code(qtype: QuantType, fill: Fill, rng: &mut Rng) -> u8 {
     let levels = match qtype {
+        QuantType::Q3 => 8,
         QuantType::Q5 => 32,
         QuantType::Q6 => 64,
         QuantType::Q8 => return fill.int(rng, 127).cast_unsigned(),
@@ -105,7 +106,9 @@ fn fill_block(qtype: QuantType, block: &mut [u8], codes: Fill, scales: Fill, rng
     let (scale_bytes, _) = block.split_at_mut(scales_per_block(qtype) * TILE_ROWS);
     for byte in scale_bytes {
         *byte = match qtype {
-            QuantType::Q4 | QuantType::Q4H => q4_scale_byte(scales.int(rng, 63), rng.below(2) == 1),
+            QuantType::Q3 | QuantType::Q4 | QuantType::Q4H => {
+                q4_scale_byte(scales.int(rng, 63), rng.below(2) == 1)
+            }
             _ => scales.int(rng, 127).cast_unsigned(),
         };
     }

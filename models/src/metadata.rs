@@ -519,7 +519,7 @@ mod tests {
                 json!("xyz"),
                 "`provenance.files.sha256`",
             ),
-            ("/recipe/types", json!({"attn_q": "q3"}), "`q3`"),
+            ("/recipe/types", json!({"attn_q": "q2"}), "`q2`"),
             ("/recipe/types", json!({"attn_x": "q4"}), "`attn_x`"),
             ("/report/attn_q/err_sq", json!(-1), "`report.attn_q`"),
             ("/report/attn_q/err_sq", json!(null), "form"),

@@ -5,7 +5,8 @@
 //! tile     row scales (quantised types only) 16 x f32
 //!          cols_padded / 32 tile blocks
 //!          zero bytes up to a multiple of 64
-//! block    Q4   16 scales, 4 vectors of 64 bytes
+//! block    Q3   16 scales, 3 vectors of 64 bytes
+//!          Q4   16 scales, 4 vectors
 //!          Q4H  32 scales (16 of the low half, 16 of the high half), 4 vectors
 //!          Q5   16 scales, 4 vectors, 64 bytes of fifth bits
 //!          Q6   16 scales, 4 vectors, 128 bytes of upper bits

@@ -4,13 +4,14 @@
 //!
 //! | type | code | value |
 //! |---|---|---|
+//! | Q3 | 0..=7 | `Q3_CODEBOOK[code] + shift` |
 //! | Q4, Q4H | 0..=15 | `Q4_CODEBOOK[code] + shift` |
 //! | Q5 | 0..=31 | `code - 16` |
 //! | Q6 | 0..=63 | `code - 32` |
 //! | Q8 | the bits of an `i8` in -127..=127 | the `i8` |
 //!
-//! and the *scale byte* of a block is `(v + 64) << 1 | shift` with `v` in -63..=63 for Q4 and Q4H, an
-//! `i8` in -127..=127 for the others.
+//! and the *scale byte* of a block is `(v + 64) << 1 | shift` with `v` in -63..=63 for Q3, Q4 and Q4H,
+//! an `i8` in -127..=127 for the others.
 
 mod check;
 #[cfg(test)]
@@ -26,7 +27,20 @@ pub const Q4_CODEBOOK: [i8; 16] = [
     -32, -26, -21, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28,
 ];
 
-/// The scale byte of Q4 and Q4H for block scale `v` in -63..=63.
+/// The values that Q3's codes stand for, before the shift. Five bits, of which the shift is one more value:
+/// four products of a pair then add up within 16 bits.
+pub const Q3_CODEBOOK: [i8; 8] = [-16, -10, -6, -3, 0, 3, 7, 12];
+
+/// The codebook of a type whose scale bytes hold a shift: Q3, Q4 and Q4H.
+pub const fn codebook(qtype: QuantType) -> Option<&'static [i8]> {
+    match qtype {
+        QuantType::Q3 => Some(&Q3_CODEBOOK),
+        QuantType::Q4 | QuantType::Q4H => Some(&Q4_CODEBOOK),
+        _ => None,
+    }
+}
+
+/// The scale byte of Q3, Q4 and Q4H for block scale `v` in -63..=63.
 ///
 /// # Panics
 ///
@@ -36,7 +50,7 @@ pub fn q4_scale_byte(v: i8, shift: bool) -> u8 {
     (((v + 64) as u8) << 1) | u8::from(shift)
 }
 
-/// Block scale and shift (0 or 1) of a Q4 or Q4H scale byte.
+/// Block scale and shift (0 or 1) of a scale byte of Q3, Q4 or Q4H.
 pub const fn q4_scale(byte: u8) -> (i8, i8) {
     ((byte >> 1) as i8 - 64, (byte & 1) as i8)
 }
@@ -62,6 +76,15 @@ pub fn code(qtype: QuantType, block: &[u8], row: usize, k: usize) -> u8 {
     let (g, i) = (k / 4, k % 4);
     let nibble = || quants[g % 4 * 64 + row * 4 + i] >> (g / 4 * 4) & 15;
     match qtype {
+        // Groups 3 and 7 are what the other six leave of three bytes: two bits of one, one of the last.
+        QuantType::Q3 => {
+            let (vector, high, byte) = (g % 4, g / 4, |v: usize| quants[v * 64 + row * 4 + i]);
+            if vector < 3 {
+                byte(vector) >> (3 * high) & 7
+            } else {
+                byte(high) >> 6 | (byte(2) >> (6 + high) & 1) << 2
+            }
+        }
         QuantType::Q4 | QuantType::Q4H => nibble(),
         QuantType::Q5 => nibble() | (quants[256 + row * 4 + i] >> g & 1) << 4,
         QuantType::Q6 => {
@@ -80,6 +103,7 @@ pub fn code(qtype: QuantType, block: &[u8], row: usize, k: usize) -> u8 {
 pub fn set_code(qtype: QuantType, block: &mut [u8], row: usize, k: usize, code: u8) {
     assert!(row < TILE_ROWS && k < BLOCK, "row {row}, weight {k}");
     let bits = match qtype {
+        QuantType::Q3 => 3,
         QuantType::Q4 | QuantType::Q4H => 4,
         QuantType::Q5 => 5,
         QuantType::Q6 => 6,
@@ -91,6 +115,16 @@ pub fn set_code(qtype: QuantType, block: &mut [u8], row: usize, k: usize, code: 
     let (g, i) = (k / 4, k % 4);
     if qtype == QuantType::Q8 {
         quants[g * 64 + row * 4 + i] = code;
+        return;
+    }
+    if qtype == QuantType::Q3 {
+        let (vector, high) = (g % 4, g / 4);
+        if vector < 3 {
+            quants[vector * 64 + row * 4 + i] |= code << (3 * high);
+        } else {
+            quants[high * 64 + row * 4 + i] |= code << 6;
+            quants[2 * 64 + row * 4 + i] |= (code >> 2) << (6 + high);
+        }
         return;
     }
     quants[g % 4 * 64 + row * 4 + i] |= (code & 15) << (g / 4 * 4);
@@ -105,11 +139,11 @@ pub fn set_code(qtype: QuantType, block: &mut [u8], row: usize, k: usize, code: 
 pub fn values(qtype: QuantType, block: &[u8], row: usize) -> [i8; BLOCK] {
     std::array::from_fn(|k| {
         let c = code(qtype, block, row, k);
+        if let Some(codebook) = codebook(qtype) {
+            let half = if qtype == QuantType::Q4H { k / 16 } else { 0 };
+            return codebook[usize::from(c)] + q4_scale(block[half * TILE_ROWS + row]).1;
+        }
         match qtype {
-            QuantType::Q4 | QuantType::Q4H => {
-                let half = if qtype == QuantType::Q4H { k / 16 } else { 0 };
-                Q4_CODEBOOK[usize::from(c)] + q4_scale(block[half * TILE_ROWS + row]).1
-            }
             QuantType::Q5 => c as i8 - 16,
             QuantType::Q6 => c as i8 - 32,
             _ => c as i8,
@@ -120,7 +154,7 @@ pub fn values(qtype: QuantType, block: &[u8], row: usize) -> [i8; BLOCK] {
 /// The integer block scales of a row's low and high 16 weights; equal but for Q4H.
 pub fn scales(qtype: QuantType, block: &[u8], row: usize) -> [i8; 2] {
     match qtype {
-        QuantType::Q4 => [q4_scale(block[row]).0; 2],
+        QuantType::Q3 | QuantType::Q4 => [q4_scale(block[row]).0; 2],
         QuantType::Q4H => [q4_scale(block[row]).0, q4_scale(block[TILE_ROWS + row]).0],
         _ => [block[row] as i8; 2],
     }

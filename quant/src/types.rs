@@ -28,11 +28,13 @@ pub enum QuantType {
     Q6 = 6,
     /// 8.25 bits a weight: integers in `-127..=127`.
     Q8 = 7,
+    /// 3.25 bits a weight: codes into [`Q3_CODEBOOK`](crate::tile::Q3_CODEBOOK), a scale of 7 bits and a shift bit.
+    Q3 = 8,
 }
 
 impl QuantType {
     /// Every type, in the order of their ids.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -41,6 +43,7 @@ impl QuantType {
         Self::Q5,
         Self::Q6,
         Self::Q8,
+        Self::Q3,
     ];
 
     /// The number that stands for the type in a file.
@@ -64,10 +67,11 @@ impl QuantType {
             Self::Q5 => "q5",
             Self::Q6 => "q6",
             Self::Q8 => "q8",
+            Self::Q3 => "q3",
         }
     }
 
-    /// Whether weights are integer codes with scales (`Q4` ... `Q8`) rather than floats.
+    /// Whether weights are integer codes with scales (`Q3` ... `Q8`) rather than floats.
     pub const fn is_quantized(self) -> bool {
         !matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
@@ -82,6 +86,7 @@ impl QuantType {
             Self::Q5 => 16 + 256 + 64,
             Self::Q6 => 16 + 256 + 128,
             Self::Q8 => 16 + 512,
+            Self::Q3 => 16 + 192,
         }
     }
 
@@ -117,7 +122,7 @@ impl fmt::Display for UnknownQuantType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "unknown quant type `{}`, expected one of f32, f16, bf16, q4, q4h, q5, q6, q8",
+            "unknown quant type `{}`, expected one of f32, f16, bf16, q3, q4, q4h, q5, q6, q8",
             self.name.escape_debug()
         )
     }
@@ -146,18 +151,18 @@ mod tests {
             assert_eq!(QuantType::from_id(t.id()), Some(t));
             assert_eq!(t.name().to_uppercase().parse(), Ok(t));
         }
-        assert_eq!(QuantType::from_id(8), None);
+        assert_eq!(QuantType::from_id(9), None);
         assert!(
-            "q3".parse::<QuantType>()
+            "q2".parse::<QuantType>()
                 .unwrap_err()
                 .to_string()
-                .contains("`q3`")
+                .contains("`q2`")
         );
     }
 
     #[test]
     fn bits_per_weight_are_those_of_the_design() {
-        let want = [32.0, 16.0, 16.0, 4.25, 4.5, 5.25, 6.25, 8.25];
+        let want = [32.0, 16.0, 16.0, 4.25, 4.5, 5.25, 6.25, 8.25, 3.25];
         for (t, want) in QuantType::ALL.into_iter().zip(want) {
             assert_eq!(t.bits_per_weight(), want, "{t}");
             assert_eq!(t.tile_block_bytes() % 16, 0, "{t}");

@@ -73,6 +73,7 @@ fn feedback_lowers_the_error_of_the_outputs_and_tells_it() {
             .collect();
         let views: Vec<&[f32]> = rows.iter().map(|r| &r[..]).collect();
         for qtype in [
+            QuantType::Q3,
             QuantType::Q4,
             QuantType::Q4H,
             QuantType::Q5,

@@ -90,6 +90,8 @@ fn matmul_is_the_sum_of_products() {
 #[test]
 fn integer_sums_are_exact_in_f32() {
     let extremes = [
+        (QuantType::Q3, 0, -16),
+        (QuantType::Q3, 7, 13),
         (QuantType::Q4, 0, -32),
         (QuantType::Q4, 15, 29),
         (QuantType::Q4H, 0, -32),
@@ -107,7 +109,7 @@ fn integer_sums_are_exact_in_f32() {
         }
         for half in 0..tile::scales_per_block(qtype) {
             block[half * TILE_ROWS] = match qtype {
-                QuantType::Q4 | QuantType::Q4H => tile::q4_scale_byte(1, value == 29),
+                QuantType::Q3 | QuantType::Q4 | QuantType::Q4H => tile::q4_scale_byte(1, value > 0),
                 _ => 1,
             };
         }

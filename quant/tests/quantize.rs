@@ -8,7 +8,7 @@ use chaski_quant::{
     BLOCK, QuantType, TILE_ROWS,
     quantize::{QuantizeError, Quantizer, TileStats},
     scalar::{dequantize_tile, float_weight},
-    tile::{self, Q4_CODEBOOK, check_tile},
+    tile::{self, check_tile},
 };
 use proptest::prelude::*;
 use support::{Rng, quantize, tile_layout};
@@ -21,6 +21,7 @@ fn quantized_types() -> impl Iterator<Item = QuantType> {
 #[test]
 fn gaussian_rows_reach_the_required_signal_to_noise() {
     let required = [
+        (QuantType::Q3, 16.6),
         (QuantType::Q4, 22.85),
         (QuantType::Q4H, 24.2),
         (QuantType::Q5, 27.8),
@@ -47,12 +48,12 @@ fn gaussian_rows_reach_the_required_signal_to_noise() {
 
 /// The values that a weight of a row could have been given: all of the grid, with the block's shift.
 fn grid(qtype: QuantType, block: &[u8], row: usize, k: usize) -> Vec<i32> {
+    if let Some(codebook) = tile::codebook(qtype) {
+        let half = if qtype == QuantType::Q4H { k / 16 } else { 0 };
+        let shift = i32::from(tile::q4_scale(block[half * TILE_ROWS + row]).1);
+        return codebook.iter().map(|v| i32::from(*v) + shift).collect();
+    }
     match qtype {
-        QuantType::Q4 | QuantType::Q4H => {
-            let half = if qtype == QuantType::Q4H { k / 16 } else { 0 };
-            let shift = i32::from(tile::q4_scale(block[half * TILE_ROWS + row]).1);
-            Q4_CODEBOOK.iter().map(|v| i32::from(*v) + shift).collect()
-        }
         QuantType::Q5 => (-16..=15).collect(),
         QuantType::Q6 => (-32..=31).collect(),
         _ => (-127..=127).collect(),
@@ -136,7 +137,7 @@ fn check(qtype: QuantType, weights: &[f32], cols: usize) {
             let (lo, hi) = (values[0], values[values.len() - 1]);
             let t = x / step;
             if t >= f64::from(lo) && t <= f64::from(hi) {
-                let codebook = matches!(qtype, QuantType::Q4 | QuantType::Q4H);
+                let codebook = tile::codebook(qtype).is_some();
                 let half = if codebook { 3.0 } else { 0.5 };
                 assert!(err(i32::from(value)) <= half * step.abs() + slack);
             }
@@ -283,6 +284,7 @@ fn bytes_are_the_same_on_every_machine() {
         (QuantType::Q5, 0xb1e7_404c_fee3_99dc),
         (QuantType::Q6, 0x9959_0793_21c6_25a2),
         (QuantType::Q8, 0x4bea_6833_4ea4_9e48),
+        (QuantType::Q3, 0x40c0_e5b4_1d5a_3ae5),
     ];
     let cols = 1000;
     let mut rng = Rng::new(42);

@@ -363,8 +363,8 @@ pub(crate) struct ConvertArgs {
     #[arg(short, long, value_name = "OUT.chaski")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Type of the linear layers: q4, q4h, q5, q6, q8, f16, bf16 or f32; or one of --size, --fit and
-    /// --max-kld, which choose a type for every matrix
+    /// Type of the linear layers: q3, q4, q4h, q5, q6, q8, f16, bf16 or f32; or one of --size, --fit
+    /// and --max-kld, which choose a type for every matrix
     #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
     pub(crate) quant: Option<QuantType>,
 

@@ -225,9 +225,10 @@ pub(crate) fn told(allocation: &Allocation) -> String {
         }
         shown = at;
     }
-    let types: Vec<_> = allocation
-        .types
-        .iter()
+    let mut types: Vec<_> = allocation.types.iter().collect();
+    types.sort_by(|a, b| a.0.bits_per_weight().total_cmp(&b.0.bits_per_weight()));
+    let types: Vec<_> = types
+        .into_iter()
         .map(|(qtype, n)| format!("{n} {qtype}"))
         .collect();
     format!(

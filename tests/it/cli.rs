@@ -463,7 +463,7 @@ fn wrong_use_and_failures_have_their_exit_status_and_say_what_to_do() {
     place.ok(&["convert", "tiny", "--quant", "q8", "-o", "m.chaski"]);
     for (args, status, says) in [
         (&["run"][..], 2, "MODEL"),
-        (&["convert", "tiny", "--quant", "q3"], 2, "q3"),
+        (&["convert", "tiny", "--quant", "q2"], 2, "q2"),
         (
             &["convert", "tiny", "--quant", "q8", "-o", "m.chaski"],
             1,

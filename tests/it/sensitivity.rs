@@ -149,10 +149,10 @@ fn a_sensitivity_is_what_the_model_with_that_matrix_in_q4_diverges() {
 fn a_matrix_that_matters_more_gets_a_larger_type() {
     let plain = checkpoint(Variant::Llama, FloatType::F32);
     let dir = checkpoint(Variant::Llama, FloatType::F32);
-    scale(&dir, "model.layers.1.mlp.down_proj.weight", 6.0);
+    scale(&dir, "model.layers.0.mlp.down_proj.weight", 0.02);
     let of = |s: &Sensitivities, layer| s.of(Role::FfnDown, Some(layer)).unwrap();
     let (before, after) = (measured(&plain, 2), measured(&dir, 2));
-    assert!(of(&after, 1) > 5.0 * of(&before, 1), "{before:?} {after:?}");
+    assert!(of(&before, 0) > 5.0 * of(&after, 0), "{before:?} {after:?}");
     assert!(of(&after, 1) > 5.0 * of(&after, 0), "{after:?}");
 
     let source = source::open(&dir.path().join("tiny")).unwrap();
@@ -174,7 +174,7 @@ fn a_matrix_that_matters_more_gets_a_larger_type() {
     let positions = after.positions();
     let want = format!("of matrices, measured on {positions} positions");
     assert_eq!(said(&by_matrix), Some(want));
-    // All in the smallest types: what each alone was found to make, together.
+    // What each alone was found to make in Q4, together; all in Q3 err some four times as much.
     let sum: f64 = [Role::TokenEmbd, Role::Output]
         .map(|role| after.of(role, None).unwrap())
         .into_iter()
@@ -191,7 +191,7 @@ fn a_matrix_that_matters_more_gets_a_larger_type() {
         }))
         .sum();
     let predicted = by_matrix.front[0].kld;
-    assert!((predicted / sum - 1.0).abs() < 1e-9, "{predicted} {sum}");
+    assert!((3.0..6.0).contains(&(predicted / sum)), "{predicted} {sum}");
     // Those of another model have nothing of all matrices.
     let other = checkpoint(Variant::LlamaUntied, FloatType::F32);
     let untied = source::open(&other.path().join("tiny")).unwrap();
@@ -231,7 +231,8 @@ fn measuring_is_stopped_and_refuses_what_calibration_refuses() {
     let error = measure(&*source, &short, None, &mut runner, &Silent).unwrap_err();
     assert!(error.to_string().contains("at least 128"), "{error}");
     // A model that computes what is not finite.
-    scale(&dir, "model.layers.0.mlp.down_proj.weight", 1e38);
+    scale(&dir, "model.layers.0.mlp.up_proj.weight", 1e5);
+    scale(&dir, "model.layers.0.mlp.down_proj.weight", 1e36);
     let source = source::open(&dir.path().join("tiny")).unwrap();
     let error = measure(&*source, &text, None, &mut runner, &Silent).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");

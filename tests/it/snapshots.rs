@@ -154,7 +154,7 @@ fn snapshots_of_errors() {
         &["run", "cut.chaski", "x"],
         &["run", "empty", "x"],
         &["run", "m.chaski", "--quant", "q4", "x"],
-        &["run", "m.chaski", "--quant", "q3", "x"],
+        &["run", "m.chaski", "--quant", "q2", "x"],
         &["run", "m.chaski"],
         &["run", "m.chaski", "-f", "absent"],
         &["run", "m.chaski", "-c", "0", "x"],

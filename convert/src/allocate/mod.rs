@@ -33,7 +33,8 @@ use crate::{
 use front::Front;
 
 /// The quantised types that are chosen from, smallest first.
-const TYPES: [QuantType; 5] = [
+const TYPES: [QuantType; 6] = [
+    QuantType::Q3,
     QuantType::Q4,
     QuantType::Q4H,
     QuantType::Q5,

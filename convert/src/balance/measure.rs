@@ -1,4 +1,4 @@
-//! The mean squares of channels, and what follows from them.
+//! The magnitudes of channels, and what follows from them.
 
 use chaski_models::{
     forward::{Observed, Site},
@@ -6,7 +6,7 @@ use chaski_models::{
 };
 use chaski_quant::QuantType;
 
-use super::{Balanced, Squares, Strength};
+use super::Balanced;
 use crate::{
     calibrate::{self, Calibration, CalibrationError, slice::Slice},
     error::ConvertError,
@@ -19,10 +19,10 @@ use crate::{
     source::Source,
 };
 
-/// Chunks of the text that are run: mean squares need far fewer rows than second moments do.
+/// Chunks of the text that are run: means need far fewer rows than second moments do.
 const CHUNKS: usize = 4;
 
-/// Types whose errors are below those of 8-bit activations, so that channels may be balanced strongly.
+/// Types whose errors are below those of 8-bit activations.
 const FINE: [QuantType; 4] = [
     QuantType::Q8,
     QuantType::F16,
@@ -66,7 +66,7 @@ impl<'a> Balance<'a, '_> {
         let layers = (0..n_layers).flat_map(|layer| SITES.map(|site| (site, layer)));
         if !layers
             .into_iter()
-            .any(|(site, layer)| self.strength(&mapped, site, layer).is_some())
+            .any(|(site, layer)| self.pays(&mapped, site, layer))
         {
             return Ok(None);
         }
@@ -80,7 +80,7 @@ impl<'a> Balance<'a, '_> {
         self.tell(0, memory)?;
         for layer in 0..n_layers {
             let is_last = layer + 1 == n_layers;
-            let head = is_last && self.strength(&mapped, Site::Head, layer).is_some();
+            let head = is_last && self.pays(&mapped, Site::Head, layer);
             let norm = match head {
                 true => inputs::rows(source, inputs::tensor(&mapped, Role::OutputNorm), 0..1)?,
                 false => vec![1.0; config.dim],
@@ -99,10 +99,9 @@ impl<'a> Balance<'a, '_> {
                     let site = format!("{site} of layer {layer}");
                     return Err(CalibrationError::NotFinite { site }.into());
                 }
-                let Some(strength) = self.strength(&mapped, site, layer) else {
+                if !self.pays(&mapped, site, layer) {
                     continue;
-                };
-                let sums = Squares { sums, strength };
+                }
                 match site {
                     Site::Qkv => balanced.norm(&mapped, Some(layer), Role::AttnNorm, &sums),
                     Site::AttnOutput => balanced.values(&mapped, layer, config, &sums),
@@ -122,13 +121,13 @@ impl<'a> Balance<'a, '_> {
         go_on(self.progress.event(Event::Balance { done, of, memory }))
     }
 
-    /// How strongly what is seen at a site is balanced; `None`: not at all, since no matrix that
-    /// multiplies it is quantised, and its activations are not either.
-    fn strength(&self, mapped: &[Mapped], site: Site, layer: usize) -> Option<Strength> {
+    /// Whether what is seen at a site is to be balanced: all matrices that multiply it are fine, and one
+    /// of them is quantised, so that its activations are.
+    fn pays(&self, mapped: &[Mapped], site: Site, layer: usize) -> bool {
         let tied = self.plan.config.tied_embeddings;
         let (roles, layer) = match site {
             // Tied to the embeddings, which no norm's gains go before.
-            Site::Head if tied => return None,
+            Site::Head if tied => return false,
             Site::Head => (calibrate::roles(site, tied), None),
             _ => (calibrate::roles(site, tied), Some(layer)),
         };
@@ -136,11 +135,7 @@ impl<'a> Balance<'a, '_> {
         let of_site =
             of_site.filter(|(m, _)| m.spec.layer == layer && roles.contains(&m.spec.role));
         let types: Vec<QuantType> = of_site.map(|(_, tensor)| tensor.qtype).collect();
-        let is_quantized = types.iter().any(|t| t.is_quantized());
-        is_quantized.then(|| match types.iter().all(|t| FINE.contains(t)) {
-            true => Strength::Strong,
-            false => Strength::Weak,
-        })
+        types.iter().any(|t| t.is_quantized()) && types.iter().all(|t| FINE.contains(t))
     }
 }
 
@@ -152,7 +147,7 @@ fn memory(mapped: &[Mapped], hidden: usize) -> u64 {
     2 * 4 * weights as u64 + 4 * 4 * hidden as u64
 }
 
-/// Adds the squares of what is seen, row by row.
+/// Adds the magnitudes of what is seen of a text, row by row.
 fn add(seen: &mut Vec<(Site, Vec<f64>)>, now: &Observed<'_>) {
     let at = seen.iter().position(|s| s.0 == now.site);
     let at = at.unwrap_or_else(|| {
@@ -161,7 +156,7 @@ fn add(seen: &mut Vec<(Site, Vec<f64>)>, now: &Observed<'_>) {
     });
     for row in now.rows() {
         for (sum, &x) in seen[at].1.iter_mut().zip(row) {
-            *sum += f64::from(x) * f64::from(x);
+            *sum += f64::from(x.abs());
         }
     }
 }

@@ -14,12 +14,13 @@
 //! | the feed-forward network | rows of up | columns of down |
 //! | the last norm | its gains | columns of the output matrix, where it is not the embeddings |
 //!
-//! A channel of mean square `m` is divided by `(m / median)^(1/4)`, rounded to a power of two, where all
-//! weights are so fine that theirs is the smaller error: half the ratio of the amplitudes goes to the
-//! weights, half stays. It is divided by `(m / median)^(1/8)` where weights are coarser, since columns of
-//! unlike strength cost these more ([`Strength`]). (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438, and AWQ,
-//! Lin et al. 2023, arXiv:2306.00978, do so by one exponent or search it; docs/quantiser.md has what others
-//! give here.) The mean squares are seen by running the source on a text.
+//! A channel of mean magnitude `m` is divided by `(m / median)^(1/2)`, rounded to a power of two: half of
+//! what it is stronger by goes to the weights, half stays (SmoothQuant, Xiao et al. 2022,
+//! arXiv:2211.10438). That is done where all matrices that multiply it are so fine that the activations'
+//! error is the larger one; coarser weights lose more by columns of unlike strength than activations
+//! gain. Magnitudes are seen by running the source on a text. Their mean, not that of their squares, which
+//! few tokens decide; nor without the first ones of a text, which all others attend to
+//! (docs/quantiser.md has the figures).
 
 mod measure;
 
@@ -44,18 +45,6 @@ pub const OPTION: &str = "balance";
 
 /// The version of the way in which channels are balanced: the option's value.
 pub(crate) const VERSION: u32 = 1;
-
-/// The sums of squares of a site's channels.
-struct Squares {
-    sums: Vec<f64>,
-    strength: Strength,
-}
-
-impl Squares {
-    fn exponents(&self) -> Vec<i32> {
-        exponents(&self.sums, self.strength)
-    }
-}
 
 /// What a tensor's rows and columns are multiplied by; empty: by 1.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,43 +78,22 @@ fn exponent(x: f64) -> i32 {
     (x.to_bits() >> 52) as i32 - 1023
 }
 
-/// How much of a channel's strength is moved to the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Strength {
-    /// A quarter of its amplitude's logarithm.
-    Weak,
-    /// Half of it.
-    Strong,
-}
-
-impl Strength {
-    /// Part of the logarithm of a mean square.
-    const fn divisor(self) -> i32 {
-        match self {
-            Self::Weak => 8,
-            Self::Strong => 4,
-        }
-    }
-}
-
-/// The exponent that each channel is divided by: a part of the logarithm of its mean square over the
-/// median, to the nearest integer. By the bits of the numbers, so that every machine finds the same.
-fn exponents(mean_sq: &[f64], strength: Strength) -> Vec<i32> {
-    let mut sorted = mean_sq.to_vec();
+/// The exponent that each channel is divided by: half the logarithm of its magnitude over the median,
+/// to the nearest integer. By the bits of the numbers, so that every machine finds the same.
+fn exponents(magnitudes: &[f64]) -> Vec<i32> {
+    let mut sorted = magnitudes.to_vec();
     sorted.sort_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-    let of = |&square: &f64| {
-        let ratio = square / median;
-        if !ratio.is_normal() || ratio < 0.0 {
+    let of = |&magnitude: &f64| {
+        let ratio = magnitude / median;
+        let square = ratio * ratio;
+        if !square.is_normal() {
             // A channel that is always zero, or more often than not.
             return 0;
         }
-        let divisor = strength.divisor();
-        (exponent(ratio) + divisor / 2)
-            .div_euclid(divisor)
-            .clamp(-MOST, MOST)
+        (exponent(square) + 2).div_euclid(4).clamp(-MOST, MOST)
     };
-    mean_sq.iter().map(of).collect()
+    magnitudes.iter().map(of).collect()
 }
 
 impl<'a> Balanced<'a> {
@@ -174,18 +142,18 @@ impl<'a> Balanced<'a> {
     }
 
     /// Balances a norm and the matrices behind it.
-    fn norm(&mut self, mapped: &[Mapped], layer: Option<usize>, norm: Role, squares: &Squares) {
+    fn norm(&mut self, mapped: &[Mapped], layer: Option<usize>, norm: Role, magnitudes: &[f64]) {
         let matrices: &[Role] = match norm {
             Role::AttnNorm => &[Role::AttnQ, Role::AttnK, Role::AttnV],
             Role::FfnNorm => &[Role::FfnGate, Role::FfnUp],
             _ => &[Role::Output],
         };
-        let exponents = squares.exponents();
+        let exponents = exponents(magnitudes);
         self.apply(mapped, layer, (&[norm], matrices), &exponents, &exponents);
     }
 
-    /// Balances values. `squares`: of what the attention output matrix multiplies.
-    fn values(&mut self, mapped: &[Mapped], layer: usize, config: &Config, squares: &Squares) {
+    /// Balances values. `magnitudes`: of what the attention output matrix multiplies.
+    fn values(&mut self, mapped: &[Mapped], layer: usize, config: &Config, magnitudes: &[f64]) {
         let (head, kv_heads) = (config.head_dim, config.n_kv_heads);
         let shared = config.n_heads / kv_heads;
         // A channel of a key/value head is one of each of its query heads.
@@ -193,10 +161,10 @@ impl<'a> Balanced<'a> {
             let (kv, i) = (channel / head, channel % head);
             (0..shared).map(move |q| (kv * shared + q) * head + i)
         };
-        let of = |channel| places(channel).map(|at| squares.sums[at]).sum::<f64>();
+        let of = |channel| places(channel).map(|at| magnitudes[at]).sum::<f64>();
         let sums: Vec<f64> = (0..kv_heads * head).map(of).collect();
-        let exponents = exponents(&sums, squares.strength);
-        let mut columns = vec![0; squares.sums.len()];
+        let exponents = exponents(&sums);
+        let mut columns = vec![0; magnitudes.len()];
         for (channel, &e) in exponents.iter().enumerate() {
             places(channel).for_each(|at| columns[at] = e);
         }
@@ -205,8 +173,8 @@ impl<'a> Balanced<'a> {
     }
 
     /// Balances the feed-forward network's channels.
-    fn hidden(&mut self, mapped: &[Mapped], layer: usize, squares: &Squares) {
-        let exponents = squares.exponents();
+    fn hidden(&mut self, mapped: &[Mapped], layer: usize, magnitudes: &[f64]) {
+        let exponents = exponents(magnitudes);
         let roles: (&[Role], &[Role]) = (&[Role::FfnUp], &[Role::FfnDown]);
         self.apply(mapped, Some(layer), roles, &exponents, &exponents);
     }

@@ -100,6 +100,7 @@ fn quantised_weights_are_within_the_error_of_their_type() {
     // What the types reach on normal weights (docs of chaski-quant), less 3 dB for matrices as
     // small as these.
     let least = |qtype| match qtype {
+        QuantType::Q3 => 13.6,
         QuantType::Q4 => 19.8,
         QuantType::Q4H => 21.2,
         QuantType::Q5 => 24.8,
@@ -107,7 +108,7 @@ fn quantised_weights_are_within_the_error_of_their_type() {
         QuantType::Q8 => 42.6,
         _ => f64::INFINITY,
     };
-    for recipe in ["q4", "q4h", "q5", "q6", "q8"] {
+    for recipe in ["q3", "q4", "q4h", "q5", "q6", "q8"] {
         let (container, report) = convert_dir(dir.path(), &options(recipe));
         let metadata = ModelMetadata::from_json(container.metadata()).unwrap();
         let mut sums = BTreeMap::<_, (f64, f64)>::new();

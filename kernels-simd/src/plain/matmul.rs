@@ -43,6 +43,22 @@ fn values(qtype: QuantType, block: &[u8]) -> [[i16; TILE_ROWS]; BLOCK] {
         }
         return w;
     }
+    if qtype == QuantType::Q3 {
+        for k in 0..BLOCK {
+            let (vector, high) = (k / 4 % 4, k / 16);
+            for row in 0..TILE_ROWS {
+                let byte = |v: usize| quants[64 * v + 4 * row + k % 4];
+                let code = if vector < 3 {
+                    byte(vector) >> (3 * high) & 7
+                } else {
+                    byte(high) >> 6 | (byte(2) >> (6 + high) & 1) << 2
+                };
+                w[k][row] =
+                    i16::from(tile::Q3_CODEBOOK[usize::from(code)]) + i16::from(scales[row] & 1);
+            }
+        }
+        return w;
+    }
     let (nibbles, upper) = quants.split_at(BLOCK / 2 * TILE_ROWS);
     for (i, byte) in nibbles.iter().enumerate() {
         let (k, row) = (i / 64 * 4 + i % 4, i / 4 % 16);

@@ -12,9 +12,12 @@ pub(crate) mod matmul;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) mod merge_weights;
 
-use chaski_quant::scalar::{
-    self,
-    attention::{self, KvTile},
+use chaski_quant::{
+    QuantType,
+    scalar::{
+        self,
+        attention::{self, KvTile},
+    },
 };
 
 use crate::{Kernels, Level};
@@ -23,7 +26,7 @@ use crate::{Kernels, Level};
 pub(crate) static SCALAR: Kernels = Kernels {
     level: Level::Scalar,
     quantize_row: scalar::quantize_row,
-    matmul: [scalar::matmul; 8],
+    matmul: [scalar::matmul; QuantType::ALL.len()],
     rms_norm: scalar::rms_norm,
     rope: scalar::rope,
     swiglu: scalar::swiglu,

@@ -3,7 +3,7 @@
 use std::arch::is_x86_feature_detected;
 
 use chaski_quant::{
-    ActRows, TileRun,
+    ActRows, QuantType, TileRun,
     scalar::{self, attention, attention::KvTile},
 };
 
@@ -21,7 +21,7 @@ pub(crate) fn is_available() -> bool {
 pub(crate) static TABLE: Kernels = Kernels {
     level: Level::ScalarFma,
     quantize_row: scalar::quantize_row,
-    matmul: [matmul; 8],
+    matmul: [matmul; QuantType::ALL.len()],
     rms_norm,
     rope,
     swiglu,

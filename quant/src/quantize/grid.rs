@@ -1,6 +1,10 @@
 //! The integer values that a code can stand for, and how to find the nearest one.
 
-use crate::{QuantType, tile::Q4_CODEBOOK};
+use super::coarse;
+use crate::{
+    QuantType,
+    tile::{Q3_CODEBOOK, Q4_CODEBOOK},
+};
 
 /// 1.5 * 2^23. Added and taken away again it rounds any `|t| < 2^22` to the nearest integer, ties to
 /// even; left in, the low bits of the sum are that integer.
@@ -33,6 +37,8 @@ pub(super) trait Grid {
     const VALUE_MAX: f32;
     /// Whether the grid may be shifted by one.
     const SHIFTS: bool;
+    /// A trial of the coarse search in integers, where there is one.
+    const COARSE: Option<coarse::Trial>;
     /// Targets of the coarse search.
     const TARGETS: &'static [f32];
     /// Steps of the fine search, to both sides of the best scale so far and as fractions of it.
@@ -53,16 +59,23 @@ pub(super) trait Grid {
 /// The codebook of Q4 (`N` = 32) and Q4H (`N` = 16).
 pub(super) struct Codebook<const N: usize>;
 
-/// Code of value `i - 32`; 0 where there is none.
-const CODES: [u8; 61] = {
-    let mut codes = [0; 61];
+/// Code of value `i - offset` of a codebook; 0 where there is none.
+const fn codes_of<const N: usize>(codebook: &[i8], offset: i8) -> [u8; N] {
+    let mut codes = [0; N];
     let mut i = 0;
-    while i < 16 {
-        codes[(Q4_CODEBOOK[i] + 32) as usize] = i as u8;
+    while i < codebook.len() {
+        codes[(codebook[i] + offset) as usize] = i as u8;
         i += 1;
     }
     codes
-};
+}
+
+const CODES: [u8; 61] = codes_of(&Q4_CODEBOOK, 32);
+
+#[inline(always)]
+fn step(beyond: bool, by: f32) -> f32 {
+    if beyond { by } else { 0.0 }
+}
 
 impl<const N: usize> Grid for Codebook<N> {
     const QTYPE: QuantType = if N == 32 {
@@ -74,6 +87,7 @@ impl<const N: usize> Grid for Codebook<N> {
     const SCALE_MAX: f32 = 63.0;
     const VALUE_MAX: f32 = 32.0;
     const SHIFTS: bool = true;
+    const COARSE: Option<coarse::Trial> = Some(coarse::trial::<coarse::Sixteen>);
     const TARGETS: &'static [f32] = &[
         -36.5, -34.0, -31.5, -29.0, -26.5, 23.5, 26.0, 28.5, 31.0, 33.5,
     ];
@@ -86,7 +100,6 @@ impl<const N: usize> Grid for Codebook<N> {
     fn nearest(t: f32) -> f32 {
         // From -12 to 9 the values are the multiples of 3; each one outside is a step further.
         let inner = round(clamp(t, -12.0, 9.0) * (1.0 / 3.0)) * 3.0;
-        let step = |beyond: bool, by: f32| if beyond { by } else { 0.0 };
         let up = (step(t > 11.0, 4.0) + step(t > 15.0, 4.0))
             + (step(t > 19.5, 5.0) + step(t > 25.0, 6.0));
         let down = (step(t < -14.0, 4.0) + step(t < -18.5, 5.0))
@@ -97,6 +110,40 @@ impl<const N: usize> Grid for Codebook<N> {
     #[inline(always)]
     fn code(value: i8) -> u8 {
         CODES[(value + 32) as usize]
+    }
+}
+
+/// The codebook of Q3.
+pub(super) struct Eight;
+
+const EIGHT_CODES: [u8; 29] = codes_of(&Q3_CODEBOOK, 16);
+
+impl Grid for Eight {
+    const QTYPE: QuantType = QuantType::Q3;
+    const GROUP: usize = 32;
+    const SCALE_MAX: f32 = 63.0;
+    const VALUE_MAX: f32 = 16.0;
+    const SHIFTS: bool = true;
+    const COARSE: Option<coarse::Trial> = Some(coarse::trial::<coarse::Eight>);
+    const TARGETS: &'static [f32] = &[
+        -19.5, -18.0, -16.5, -15.0, -13.5, 10.5, 12.0, 13.5, 15.0, 16.5,
+    ];
+    const STEPS: &'static [f32] = &[0.04, 0.02];
+    const NEIGHBOURS: &'static [f32] = &[0.0];
+    const ROW_SCALES: usize = 1;
+
+    #[inline(always)]
+    fn nearest(t: f32) -> f32 {
+        // From -6 to 3 the values are the multiples of 3; each one outside is a step further.
+        let inner = round(clamp(t, -6.0, 3.0) * (1.0 / 3.0)) * 3.0;
+        let up = step(t > 5.0, 4.0) + step(t > 9.5, 5.0);
+        let down = step(t < -8.0, 4.0) + step(t < -13.0, 6.0);
+        inner + (up - down)
+    }
+
+    #[inline(always)]
+    fn code(value: i8) -> u8 {
+        EIGHT_CODES[(value + 16) as usize]
     }
 }
 
@@ -113,6 +160,7 @@ impl<const HALF: i8> Grid for Linear<HALF> {
     const SCALE_MAX: f32 = 127.0;
     const VALUE_MAX: f32 = HALF as f32;
     const SHIFTS: bool = false;
+    const COARSE: Option<coarse::Trial> = None;
     // Q8 is the same to both sides, so one sign of the target serves it.
     const TARGETS: &'static [f32] = match HALF {
         16 => &[
@@ -187,6 +235,7 @@ mod tests {
 
     #[test]
     fn nearest_finds_the_nearest_value_of_every_grid() {
+        check::<Eight>(&Q3_CODEBOOK);
         check::<Codebook<32>>(&Q4_CODEBOOK);
         check::<Linear<16>>(&(-16..=15).collect::<Vec<_>>());
         check::<Linear<32>>(&(-32..=31).collect::<Vec<_>>());

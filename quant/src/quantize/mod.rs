@@ -61,7 +61,7 @@ mod trial;
 pub use error::{QuantizeError, TileStats};
 pub use feedback::Feedback;
 
-use grid::{Codebook, Grid, Linear};
+use grid::{Codebook, Eight, Grid, Linear};
 use panel::Panel;
 
 use crate::{QuantType, TILE_ROWS, TensorLayout};
@@ -145,6 +145,7 @@ impl Quantizer {
             QuantType::Q5 => quantize::<Linear<16>>(rows, importance, out),
             QuantType::Q6 => quantize::<Linear<32>>(rows, importance, out),
             QuantType::Q8 => quantize::<Linear<127>>(rows, importance, out),
+            QuantType::Q3 => quantize::<Eight>(rows, importance, out),
         }
     }
 }
@@ -182,6 +183,7 @@ impl Quantizer {
             QuantType::Q5 => feedback::quantize::<Linear<16>>(rows, feedback, out),
             QuantType::Q6 => feedback::quantize::<Linear<32>>(rows, feedback, out),
             QuantType::Q8 => feedback::quantize::<Linear<127>>(rows, feedback, out),
+            QuantType::Q3 => feedback::quantize::<Eight>(rows, feedback, out),
         }
     }
 

@@ -161,6 +161,19 @@ fn write_codes(qtype: QuantType, codes: &Codes, quants: &mut [u8]) {
         }
         return;
     }
+    if qtype == QuantType::Q3 {
+        for row in 0..TILE_ROWS {
+            for i in 0..4 {
+                let code = |g: usize| codes[4 * g + i][row];
+                let pair = |g: usize| code(g) | code(4 + g) << 3;
+                let at = 4 * row + i;
+                quants[at] = pair(0) | code(3) << 6;
+                quants[64 + at] = pair(1) | code(7) << 6;
+                quants[128 + at] = pair(2) | code(3) >> 2 << 6 | code(7) >> 2 << 7;
+            }
+        }
+        return;
+    }
     let (nibbles, upper) = quants.split_at_mut(256);
     for j in 0..4 {
         for row in 0..TILE_ROWS {

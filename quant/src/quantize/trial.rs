@@ -142,8 +142,10 @@ pub(super) fn fit_group<G: Grid, const W: bool>(x: &[Lanes], importance: &[f32])
         err: [f32::MAX; 16],
         inverse: zero,
     };
-    if G::SHIFTS && !W {
-        let (target, shift) = coarse::search(x, &per_max, G::TARGETS);
+    if let Some(trial) = G::COARSE
+        && !W
+    {
+        let (target, shift) = coarse::search(trial, x, &per_max, G::TARGETS);
         let inverse = std::array::from_fn(|l| target[l] * per_max[l]);
         best.consider::<G, W>(x, importance, &inverse, &shift);
     } else {

@@ -4,7 +4,7 @@ use std::{error::Error, fmt};
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{code, q4_scale, scales_per_block};
+use super::{code, codebook, q4_scale, scales_per_block};
 use crate::{BLOCK, QuantType, TILE_ROWS, TensorLayout, scalar::float_weight};
 
 /// Why bytes are no tile. Rows and columns count from the tile's first.
@@ -25,7 +25,7 @@ pub enum TileError {
         /// The scale.
         value: f32,
     },
-    /// A block scale is -128, or in Q4 and Q4H -64: kernels rely on symmetric ranges.
+    /// A block scale is -128, or in Q3, Q4 and Q4H -64: kernels rely on symmetric ranges.
     BlockScale {
         /// Its row.
         row: usize,
@@ -98,7 +98,7 @@ impl Error for TileError {}
 /// Checks that the bytes of tile `tile_index` are such as a quantiser may write.
 ///
 /// * Row scales and float weights are finite.
-/// * No block scale is -128, or -64 in Q4 and Q4H; no code of Q8 is -128.
+/// * No block scale is -128, or -64 in Q3, Q4 and Q4H; no code of Q8 is -128.
 /// * Zero are: all that belongs to missing rows, code bits of columns past the last one, and the bytes
 ///   after the last block. The scale of a half block of Q4H past the last column is 0 (byte 0x80).
 ///
@@ -206,7 +206,7 @@ impl Block<'_> {
 
     /// `first`: the first column of the block that the scales belong to.
     fn scales(&self, scales: &[u8], first: usize, offset: usize) -> Result<(), TileError> {
-        let codebook = matches!(self.qtype, QuantType::Q4 | QuantType::Q4H);
+        let codebook = codebook(self.qtype).is_some();
         for (row, byte) in scales.iter().enumerate() {
             let (value, lowest) = if codebook {
                 (q4_scale(*byte).0, -64)

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{TensorLayout, quantize::Quantizer};
 
-const QUANTIZED: [(QuantType, u8); 5] = [
+const QUANTIZED: [(QuantType, u8); 6] = [
+    (QuantType::Q3, 3),
     (QuantType::Q4, 4),
     (QuantType::Q4H, 4),
     (QuantType::Q5, 5),
@@ -44,6 +45,7 @@ fn codes_lie_where_the_layout_says() {
         found.map(|(i, b)| (i, *b)).collect::<Vec<_>>()
     };
     let lane = 4 * 5 + 2;
+    assert_eq!(at(QuantType::Q3, 5), [(16 + 64 + lane, 5 << 3)]);
     assert_eq!(at(QuantType::Q4, 0xa), [(16 + 64 + lane, 0xa0)]);
     assert_eq!(at(QuantType::Q4H, 0xa), [(32 + 64 + lane, 0xa0)]);
     let q5 = [(16 + 64 + lane, 0xa0), (16 + 256 + lane, 1 << 5)];
@@ -51,6 +53,13 @@ fn codes_lie_where_the_layout_says() {
     let q6 = [(16 + 64 + lane, 0xa0), (16 + 256 + 64 + lane, 3 << 2)];
     assert_eq!(at(QuantType::Q6, 0x3a), q6);
     assert_eq!(at(QuantType::Q8, 0x9a), [(16 + 5 * 64 + lane, 0x9a)]);
+    // The groups of Q3 that have no vector of their own.
+    for (k, low, high) in [(14, 0, 1 << 6), (30, 64, 1 << 7)] {
+        let mut block = vec![0; qtype_bytes(QuantType::Q3)];
+        set_code(QuantType::Q3, &mut block, 5, k, 7);
+        assert_eq!(block[16 + low + lane], 3 << 6, "weight {k}");
+        assert_eq!(block[16 + 128 + lane], high, "weight {k}");
+    }
 }
 
 const fn qtype_bytes(qtype: QuantType) -> usize {
@@ -72,7 +81,7 @@ fn scale_bytes_round_trip() {
 
 proptest! {
     #[test]
-    fn codes_round_trip(index in 0..5_usize, raw in prop::collection::vec(any::<u8>(), 512)) {
+    fn codes_round_trip(index in 0..QUANTIZED.len(), raw in prop::collection::vec(any::<u8>(), 512)) {
         let (qtype, bits) = QUANTIZED[index];
         let codes: Vec<u8> = raw.iter().map(|c| c & (0xff_u16 >> (8 - bits)) as u8).collect();
         let mut block = vec![0; qtype.tile_block_bytes()];
@@ -135,6 +144,8 @@ fn each_fault_of_a_tile_is_named() {
     let weight = |col, value| TileError::Weight { row: 1, col, value };
     let cases = [
         case(QuantType::Q5, 8, &[0, 0, 0x80, 0x7f], infinite),
+        case(QuantType::Q3, 64 + 1, &[0], scale(1, 0, -64)),
+        case(QuantType::Q3, q4(QuantType::Q3), &[1], scale(0, 32, -64)),
         case(QuantType::Q4, 64 + 1, &[0], scale(1, 0, -64)),
         case(QuantType::Q4, q4(QuantType::Q4), &[1], scale(0, 32, -64)),
         case(QuantType::Q4H, 64 + 16 + 2, &[1], scale(2, 16, -64)),

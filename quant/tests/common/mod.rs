@@ -85,9 +85,9 @@ pub fn random_tile(layout: &TensorLayout, index: usize, rng: &mut Rng) -> Vec<u8
                 let some = half * BLOCK / 2 < n_cols;
                 let v = (rng.below(127) as i8 - 63) * i8::from(some);
                 let shift = some && rng.below(2) == 1;
-                block[half * TILE_ROWS + row] = match qtype {
-                    QuantType::Q4 | QuantType::Q4H => tile::q4_scale_byte(v, shift),
-                    _ => (v * 2) as u8,
+                block[half * TILE_ROWS + row] = match tile::codebook(qtype) {
+                    Some(_) => tile::q4_scale_byte(v, shift),
+                    None => (v * 2) as u8,
                 };
             }
         }
@@ -100,6 +100,7 @@ fn random_code(qtype: QuantType, rng: &mut Rng) -> u8 {
         QuantType::Q8 => (rng.below(255) as i16 - 127) as i8 as u8,
         QuantType::Q6 => rng.below(64) as u8,
         QuantType::Q5 => rng.below(32) as u8,
+        QuantType::Q3 => rng.below(8) as u8,
         _ => rng.below(16) as u8,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use chaski_quant::QuantType;
+
 use super::device::DeviceError;
 
 /// Why layers cannot be on a device.
@@ -57,6 +59,11 @@ pub enum CudaError {
         got: usize,
         /// The largest one.
         max: usize,
+    },
+    /// There are no kernels for one of the model's quant types.
+    NoKernel {
+        /// The type.
+        qtype: QuantType,
     },
     /// What was asked for does not fit into the device's memory.
     DoesNotFit {
@@ -123,6 +130,10 @@ impl fmt::Display for CudaError {
             Self::Unsupported { what, got, max } => {
                 write!(f, "{what} of {got}: the kernels go up to {max}")
             }
+            Self::NoKernel { qtype } => write!(
+                f,
+                "the model has matrices of type {qtype}, for which there are no kernels on a GPU: run it on the CPU (-ngl 0)"
+            ),
             Self::DoesNotFit {
                 name,
                 needed,

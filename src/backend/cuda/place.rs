@@ -1,7 +1,7 @@
 //! What of a model fits on a device.
 
 use chaski_models::{Config, forward::kv::KvGeometry};
-use chaski_quant::TILE_ROWS;
+use chaski_quant::{QuantType, TILE_ROWS};
 use serde::Serialize;
 
 use super::{
@@ -124,7 +124,7 @@ pub fn place(
     let free = device
         .free_memory()
         .map_err(failed(device, "telling its free memory"))? as u64;
-    let supported = supported(weights.config(), limits);
+    let supported = supported(weights, limits);
     let placement = match asked {
         GpuLayers::Auto if supported.is_err() => return Ok(Placement::cpu(n_layers)),
         GpuLayers::Auto => return Ok(fit(weights, limits, free.saturating_sub(RESERVE))),
@@ -148,7 +148,12 @@ pub fn place(
 }
 
 /// Whether the kernels are made for such passes.
-fn supported(config: &Config, limits: &PassLimits) -> Result<(), CudaError> {
+fn supported(weights: &Weights, limits: &PassLimits) -> Result<(), CudaError> {
+    let qtype = QuantType::Q3;
+    if weights.has_type(qtype) {
+        return Err(CudaError::NoKernel { qtype });
+    }
+    let config = weights.config();
     for (what, got, max) in [
         ("a head", config.head_dim, MAX_HEAD_DIM as usize),
         ("a batch", limits.rows, MAX_ROWS),

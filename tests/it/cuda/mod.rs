@@ -143,7 +143,7 @@ fn wherever_the_layers_are_the_logits_are_those_of_the_cpu() {
 
 #[test]
 fn every_type_of_weights_goes_on_the_device() {
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::ALL.into_iter().filter(|t| *t != QuantType::Q3) {
         let model = model(Variant::LlamaUntied, Some(qtype));
         let text = tiny::text(model.config(), 60);
         let run = |gpu| {
@@ -378,6 +378,20 @@ fn what_does_not_fit_is_refused_with_what_would() {
     assert_eq!(summary.free as usize, all + RESERVE);
     let error = refused(1).to_string();
     assert!(error.contains("-ngl 0 fits"), "{error}");
+}
+
+#[test]
+fn a_type_without_kernels_is_refused_by_name() {
+    let model = model(Variant::LlamaUntied, Some(QuantType::Q3));
+    let run =
+        |gpu| Session::with_device(&model, &options(KvType::F16, gpu), by_definition(PLENTY).0);
+    match run(GpuLayers::Count(1)) {
+        Err(SessionError::Cuda { source, .. }) => {
+            assert!(source.to_string().contains("type q3"), "{source}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(run(GpuLayers::Auto).unwrap().placement().count(), 0);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn every_type_is_on_the_gpu_as_on_the_cpu_over_several_spans() {
     if !is_there() {
         return;
     }
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::ALL.into_iter().filter(|t| *t != QuantType::Q3) {
         for ubatch in [8, 96] {
             let options = Options {
                 ubatch,

@@ -11,6 +11,8 @@ mod sweep;
 use std::arch::is_aarch64_feature_detected;
 
 use super::neon;
+use chaski_quant::scalar;
+
 use crate::{Kernels, Level};
 
 /// Whether this CPU has what [`TABLE`]'s functions enable: `neon,dotprod`, in every file of this
@@ -31,6 +33,7 @@ pub(crate) static TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
+        scalar::matmul,
     ],
     ..neon::TABLE
 };

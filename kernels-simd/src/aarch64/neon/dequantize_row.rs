@@ -94,7 +94,7 @@ fn store_weights(out: &mut [f32], at: usize, values: int16x8_t, bs: i8, row_scal
 #[target_feature(enable = "neon")]
 pub(crate) fn dequantize_row(layout: &TensorLayout, tile: &[u8], row: usize, out: &mut [f32]) {
     let qtype = layout.qtype();
-    if !qtype.is_quantized() {
+    if !qtype.is_quantized() || qtype == QuantType::Q3 {
         // Strided numbers, read once: nothing for vectors to do.
         return scalar::dequantize_row(layout, tile, row, out);
     }

@@ -29,6 +29,8 @@ mod swiglu;
 
 use std::arch::is_aarch64_feature_detected;
 
+use chaski_quant::scalar;
+
 use crate::{Kernels, Level};
 
 /// Whether this CPU has what [`TABLE`]'s functions enable: `neon`, in every file of this folder.
@@ -49,6 +51,7 @@ pub(crate) static TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
+        scalar::matmul,
     ],
     rms_norm: rms_norm::rms_norm,
     rope: rope::rope,

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 use chaski_quant::{
     BLOCK, QuantType, TILE_ROWS, TensorLayout, scalar,
-    tile::{Q4_CODEBOOK, q4_scale, scales, scales_per_block},
+    tile::{Q3_CODEBOOK, Q4_CODEBOOK, q4_scale, scales, scales_per_block},
 };
 
 use super::load::{load_u8x16, store_f32x8};
@@ -57,6 +57,23 @@ fn values(qtype: QuantType, block: &[u8], row: usize) -> [__m128i; 2] {
     let quants = &block[scales_per_block(qtype) * TILE_ROWS..];
     if qtype == QuantType::Q8 {
         return [gather(quants, 0, row), gather(quants, 4, row)];
+    }
+    if qtype == QuantType::Q3 {
+        let [a, b, c] = [0, 1, 2].map(|v| four_bytes(quants, 64 * v + 4 * row));
+        let (two, one) = (0x0303_0303, 0x0404_0404);
+        let codes = [
+            _mm_setr_epi32(a, b, c, a >> 6 & two | c >> 4 & one),
+            _mm_setr_epi32(a >> 3, b >> 3, c >> 3, b >> 6 & two | c >> 5 & one),
+        ];
+        let shift = _mm_set1_epi8(q4_scale(block[row]).1);
+        let mut codebook = [0; 16];
+        codebook[..8].copy_from_slice(&Q3_CODEBOOK.map(i8::cast_unsigned));
+        let codebook = load_u8x16(&codebook, 0);
+        let value = |codes| {
+            let codes = _mm_and_si128(codes, _mm_set1_epi8(7));
+            _mm_add_epi8(_mm_shuffle_epi8(codebook, codes), shift)
+        };
+        return [value(codes[0]), value(codes[1])];
     }
     let (v, nibble) = (gather(quants, 0, row), _mm_set1_epi8(15));
     let nibbles = [

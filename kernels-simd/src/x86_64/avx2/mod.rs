@@ -13,6 +13,7 @@ pub(super) mod load;
 mod matmul_bf16;
 mod matmul_f16;
 mod matmul_f32;
+pub(super) mod matmul_q3;
 pub(super) mod matmul_q4;
 pub(super) mod matmul_q4h;
 pub(super) mod matmul_q5;
@@ -53,6 +54,7 @@ pub(crate) const TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
+        matmul_q3::matmul_q3,
     ],
     rms_norm: rms_norm::rms_norm,
     rope: rope::rope,

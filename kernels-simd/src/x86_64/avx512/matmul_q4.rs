@@ -18,7 +18,7 @@ fn unpacked(block: &[u8; BYTES], bytes: [__m512i; 8]) -> Unpacked<1> {
     let scales = Q4Scales::new(block, 0);
     Unpacked {
         bytes,
-        offset: [scales.offset()],
+        offset: [scales.offset(Q4_OFFSET)],
         scale: [scales.scale],
     }
 }

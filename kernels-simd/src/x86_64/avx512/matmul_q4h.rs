@@ -18,7 +18,7 @@ fn unpacked(block: &[u8; BYTES], bytes: [__m512i; 8]) -> Unpacked<2> {
     let (low, high) = (Q4Scales::new(block, 0), Q4Scales::new(block, 16));
     Unpacked {
         bytes,
-        offset: [low.offset(), high.offset()],
+        offset: [low.offset(Q4_OFFSET), high.offset(Q4_OFFSET)],
         scale: [low.scale, high.scale],
     }
 }

@@ -2,8 +2,8 @@
 //! bits.
 //!
 //! A 64-byte vector of quants is one register, 16 rows by 4 weights, and one `vpdpbusd` multiplies it
-//! with four activations that come broadcast from memory. With VBMI the panels of Q4 and Q4H are filled
-//! without masking the nibbles; all else is the same.
+//! with four activations that come broadcast from memory. With VBMI the panels of Q3, Q4 and Q4H are filled
+//! without masking the codes; all else is the same.
 //!
 //! Loops instead of `array::from_fn` and `map`: a closure that enables instructions is not inlined
 //! into a function that does not.
@@ -18,6 +18,7 @@ mod load;
 mod matmul_bf16;
 mod matmul_f16;
 mod matmul_f32;
+mod matmul_q3;
 mod matmul_q4;
 mod matmul_q4h;
 mod matmul_q5;
@@ -65,6 +66,7 @@ pub(crate) const TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
+        matmul_q3::matmul_q3,
     ],
     rms_norm: rms_norm::rms_norm,
     swiglu: swiglu::swiglu,
@@ -84,6 +86,7 @@ pub(crate) static VBMI_TABLE: Kernels = Kernels {
         matmul_q5::matmul_q5,
         matmul_q6::matmul_q6,
         matmul_q8::matmul_q8,
+        matmul_q3::matmul_q3_vbmi,
     ],
     ..TABLE
 };

@@ -13,7 +13,7 @@ macro_rules! kernels {
 
         use crate::x86_64::avx2::{
             load::{broadcast_codes, broadcast_pair, keep_order},
-            matmul_q4, matmul_q4h, matmul_q5, matmul_q6, matmul_q8,
+            matmul_q3, matmul_q4, matmul_q4h, matmul_q5, matmul_q6, matmul_q8,
             panel::{
                 ActRow, BOTH, CHUNK, MIN_PART, PanelBlock, ROWS, ROWS_BYTES, end_half, first_half,
                 load_sums, minus_offset, scale_rows, store_sums,
@@ -61,6 +61,15 @@ macro_rules! kernels {
                     }
                 }
             }
+        }
+
+        /// See [`chaski_quant::scalar::matmul`].
+        #[target_feature(enable = $features)]
+        pub(super) fn matmul_q3(w: &TileRun<'_>, x: &ActRows<'_>, out: &mut [f32]) {
+            const BYTES: usize = QuantType::Q3.tile_block_bytes();
+            sweep::<BYTES, 8, 1, 1, 16>(w, x, out, |block, half, unpacked| {
+                matmul_q3::unpack(block, half, unpacked)
+            });
         }
 
         /// See [`chaski_quant::scalar::matmul`].

@@ -39,6 +39,7 @@ static VEX: Kernels = with_matrices([
     vex::matmul_q5,
     vex::matmul_q6,
     vex::matmul_q8,
+    vex::matmul_q3,
 ]);
 
 /// AVX-512 VNNI and VL.
@@ -48,16 +49,17 @@ static EVEX: Kernels = with_matrices([
     evex::matmul_q5,
     evex::matmul_q6,
     evex::matmul_q8,
+    evex::matmul_q3,
 ]);
 
 /// The table of `avx2` with these kernels of the quantised types.
-const fn with_matrices(quantised: [MatmulFn; 5]) -> Kernels {
-    let [q4, q4h, q5, q6, q8] = quantised;
+const fn with_matrices(quantised: [MatmulFn; 6]) -> Kernels {
+    let [q4, q4h, q5, q6, q8, q3] = quantised;
     let avx2 = &avx2::TABLE;
     let [f32, f16, bf16, ..] = avx2.matmul;
     Kernels {
         level: Level::AvxVnni,
-        matmul: [f32, f16, bf16, q4, q4h, q5, q6, q8],
+        matmul: [f32, f16, bf16, q4, q4h, q5, q6, q8, q3],
         quantize_row: avx2.quantize_row,
         rms_norm: avx2.rms_norm,
         rope: avx2.rope,

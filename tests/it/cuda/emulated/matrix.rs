@@ -305,7 +305,7 @@ fn each_kernel_of_a_matrix_is_chosen_by_type_and_rows() {
         shared: 227 << 10,
         memory: 1 << 30,
     };
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::ALL.into_iter().filter(|t| *t != QuantType::Q3) {
         for (rows, n_tiles) in (1..=40)
             .chain([64, 65, 4096])
             .flat_map(|r| [(r, 1), (r, 8016)])

