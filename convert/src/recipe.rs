@@ -197,7 +197,7 @@ impl Recipe {
     }
 
     /// How it was known what errors of each matrix matter, where the types were chosen for this model: `of
-    /// roles`, or `of matrices, measured on 288 positions`.
+    /// roles`, or `of matrices, measured on 144 positions`.
     pub fn sensitivities(&self) -> Option<&str> {
         self.sensitivities.as_deref()
     }

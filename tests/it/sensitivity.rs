@@ -92,29 +92,29 @@ fn a_sensitivity_is_what_the_model_with_that_matrix_in_q4_diverges() {
             Model::from_container(container, dir.path(), &ModelOptions::default()).unwrap()
         };
         let tokenizer = open(&exact).tokenizer().unwrap().tokenizer;
-        // The pieces as they are said to be: 4 of 96 tokens, the text's first and last ones among them, of
-        // which the first 24 are not compared.
+        // The pieces as they are said to be: 3 of 64 tokens, the text's first and last ones among them, of
+        // which the first 16 are not compared.
         let text = Calibration::built_in();
         let tokens = tokenizer.encode(text.text(), Specials::AsText).unwrap();
         let bos = tokenizer.bos();
-        let own = 96 - usize::from(bos.is_some());
+        let own = 64 - usize::from(bos.is_some());
         let piece = |i: usize| {
-            let at = i * (tokens.len() - own) / 3;
+            let at = i * (tokens.len() - own) / 2;
             let tokens = tokens[at..at + own].iter().copied();
             bos.into_iter().chain(tokens).collect::<Vec<_>>()
         };
         let logits = |model: Model| {
             let options = SessionOptions {
-                context_len: Some(96),
+                context_len: Some(64),
                 kv_type: KvType::F32,
                 ..SessionOptions::default()
             };
             let mut session = Session::new(&Arc::new(model), &options).unwrap();
             let mut rows: Vec<Vec<f32>> = Vec::new();
-            for i in 0..4 {
+            for i in 0..3 {
                 session.clear();
                 let mut keep = |_: usize, logits: &[f32]| rows.push(logits.to_vec());
-                session.extend_with(&piece(i), 24, &mut keep).unwrap();
+                session.extend_with(&piece(i), 16, &mut keep).unwrap();
             }
             rows
         };
