@@ -5,14 +5,14 @@
 //! version. Vectors (norms and biases) are `f32` in all of
 //! them.
 //!
-//! | recipe | attention and feed-forward | keys | values | embeddings, output | bits per weight, 1B |
-//! |---|---|---|---|---|---|
-//! | `q3` | Q3 | Q4 | Q5 | Q6 | 4.0 |
-//! | `q4` | Q4 | Q5 | Q6 | Q6 | 4.8 |
-//! | `q4h` | Q4H | Q5 | Q6 | Q6 | 5.0 |
-//! | `q5` | Q5 | Q6 | Q6 | Q6 | 5.5 |
-//! | `q6` | Q6 | Q6 | Q8 | Q6 | 6.3 |
-//! | `q8`, `f16`, `bf16`, `f32` | that type | that type | that type | that type | 8.3, 16, 16, 32 |
+//! | recipe | attention and feed-forward | keys | values | down | embeddings, output | bits per weight, 1B |
+//! |---|---|---|---|---|---|---|
+//! | `q3` | Q3 | Q4 | Q5 | Q4 | Q5 | 4.0 |
+//! | `q4` | Q4 | Q5 | Q6 | Q4 | Q6 | 4.8 |
+//! | `q4h` | Q4H | Q5 | Q6 | Q4H | Q6 | 5.0 |
+//! | `q5` | Q5 | Q6 | Q6 | Q5 | Q6 | 5.5 |
+//! | `q6` | Q6 | Q6 | Q8 | Q6 | Q6 | 6.3 |
+//! | `q8`, `f16`, `bf16`, `f32` | that type | that type | that type | that type | that type | 8.3, 16, 16, 32 |
 //!
 //! The output matrix decides between the best tokens, and in small models it is the embedding
 //! matrix too: 6 bits there cost a 1B model 66 MB more than 4 would. Values and keys are small where
@@ -44,10 +44,11 @@ pub struct Recipe {
 struct Named {
     name: &'static str,
     version: u32,
-    /// The layers' matrices, but for keys and values.
+    /// The layers' matrices, but for keys, values and down.
     layers: QuantType,
     keys: QuantType,
     values: QuantType,
+    down: QuantType,
     /// Embeddings and output.
     ends: QuantType,
 }
@@ -61,8 +62,13 @@ impl Named {
             layers,
             keys,
             values,
+            down: layers,
             ends,
         }
+    }
+
+    const fn with_down(self, down: QuantType) -> Self {
+        Self { down, ..self }
     }
 
     const fn uniform(name: &'static str, version: u32, qtype: QuantType) -> Self {
@@ -74,6 +80,7 @@ impl Named {
             Role::TokenEmbd | Role::Output => self.ends,
             Role::AttnK => self.keys,
             Role::AttnV => self.values,
+            Role::FfnDown => self.down,
             _ => self.layers,
         }
     }
@@ -83,7 +90,7 @@ impl Named {
 const RECIPES: [Named; 9] = {
     use QuantType::{BF16, F16, F32, Q3, Q4, Q4H, Q5, Q6, Q8};
     [
-        Named::new("q3", 1, [Q3, Q4, Q5, Q6]),
+        Named::new("q3", 1, [Q3, Q4, Q5, Q5]).with_down(Q4),
         Named::new("q4", 2, [Q4, Q5, Q6, Q6]),
         Named::new("q4h", 2, [Q4H, Q5, Q6, Q6]),
         Named::new("q5", 2, [Q5, Q6, Q6, Q6]),
@@ -335,11 +342,11 @@ mod tests {
     fn every_quant_type_is_a_recipe_whose_layers_have_it() {
         for qtype in QuantType::ALL {
             let recipe = Recipe::named(qtype.name()).unwrap();
-            assert_eq!(recipe.qtype(Role::FfnDown), qtype);
+            assert_eq!(recipe.qtype(Role::FfnUp), qtype);
             assert!(recipe.qtype(Role::Output).bits_per_weight() >= qtype.bits_per_weight());
             assert_eq!(recipe.qtype(Role::AttnNorm), QuantType::F32);
             assert_eq!(recipe.qtype(Role::TokenEmbd), recipe.qtype(Role::Output));
-            for role in [Role::AttnK, Role::AttnV] {
+            for role in [Role::AttnK, Role::AttnV, Role::FfnDown] {
                 let bits = |role| recipe.qtype(role).bits_per_weight();
                 assert!(bits(role) >= bits(Role::AttnQ), "{qtype}: {role}");
             }
