@@ -37,7 +37,7 @@ fn tiles(spec: &TensorSpec, floats: &[f32], qtype: QuantType) -> Vec<u8> {
 fn type_of(spec: &TensorSpec, qtype: Option<QuantType>) -> QuantType {
     use chaski_models::Role;
     qtype.unwrap_or_else(|| {
-        let pair = |a: usize| QuantType::ALL[(a + spec.layer.unwrap_or(0)) % 8];
+        let pair = |a: usize| QuantType::ALL[(a + spec.layer.unwrap_or(0)) % QuantType::ALL.len()];
         match spec.role {
             Role::FfnGate | Role::FfnUp => pair(3),
             role => pair(role as usize),
