@@ -2,8 +2,9 @@
 //!
 //! What a matrix costs in each type is told by its own weights: some of its tiles are quantised to
 //! every type, and their relative error is weighted by how much errors of this matrix matter, as it was
-//! measured ([`Sensitivities`]), or else of its role ([`sensitivity`]). The sum over all matrices predicts the model's mean KL divergence from its
-//! source; the [`Front`] has the best choice for every number of bytes.
+//! measured ([`Sensitivities`]), or else of its role ([`sensitivity`]). The sum over all matrices
+//! predicts the model's mean KL divergence from its source; the [`Front`] has the best choice for every
+//! number of bytes.
 
 mod front;
 mod measured;
@@ -141,7 +142,11 @@ impl fmt::Display for AllocateError {
                 "a mean divergence of {kld}: expected a positive number, as 0.02 is"
             ),
             Self::NotMeasured { tensor } => {
-                write!(f, "the sensitivity of tensor `{tensor}` was not measured")
+                write!(
+                    f,
+                    "the sensitivity of tensor `{tensor}` was not measured: measure this source's, \
+                     those given are another model's"
+                )
             }
         }
     }
@@ -308,10 +313,7 @@ fn units(
         };
         next += usize::from(paired);
         let tensors: Vec<usize> = (first..next).collect();
-        let types: Vec<_> = TYPES
-            .into_iter()
-            .chain([half(source, plan, &tensors)])
-            .collect();
+        let types: Vec<_> = TYPES.into_iter().chain([half(plan, &tensors)]).collect();
         let mut choices = vec![(0, 0.0); types.len()];
         let mut errors_of = vec![0.0; types.len()];
         for &tensor in &tensors {
@@ -359,9 +361,9 @@ fn is_output(plan: &ConvertPlan, role: Role) -> bool {
 
 /// The float type of 16 bits for matrices: what they have in the source, or bf16, which is in range
 /// whatever they hold.
-fn half(source: &dyn Source, plan: &ConvertPlan, tensors: &[usize]) -> QuantType {
+fn half(plan: &ConvertPlan, tensors: &[usize]) -> QuantType {
     let is_f16 = |&t: &usize| plan.tensors[t].source_type == "F16";
-    match tensors.iter().all(is_f16) && !source.is_balanced() {
+    match tensors.iter().all(is_f16) {
         true => QuantType::F16,
         false => QuantType::BF16,
     }

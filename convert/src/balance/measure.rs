@@ -22,13 +22,9 @@ use crate::{
 /// Chunks of the text that are run: means need far fewer rows than second moments do.
 const CHUNKS: usize = 4;
 
-/// Types whose errors are below those of 8-bit activations.
-const FINE: [QuantType; 4] = [
-    QuantType::Q8,
-    QuantType::F16,
-    QuantType::BF16,
-    QuantType::F32,
-];
+/// Types whose errors are below those of 8-bit activations, and that hold a weight times any factor as well
+/// as the weight itself: `F16`'s exponents do not reach that far.
+const FINE: [QuantType; 3] = [QuantType::Q8, QuantType::BF16, QuantType::F32];
 
 /// The sites whose channels are balanced.
 const SITES: [Site; 5] = [

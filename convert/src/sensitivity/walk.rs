@@ -20,8 +20,8 @@ use crate::{
     source::Source,
 };
 
-/// Texts that are read, spread over the whole one: as few as choose types as good as those of more do
-/// (docs/quantiser.md).
+/// Texts that are read, spread over the whole one: about as few tokens as were found to choose types as
+/// good as those of more do (docs/quantiser.md).
 const TEXTS: usize = 3;
 /// Tokens of each.
 const LEN: usize = 64;
