@@ -44,8 +44,8 @@ impl Measured<'_> {
     /// The certificate.
     pub fn certificate(&self) -> Certificate {
         let role = |(part, report): &(Part, Report)| match part {
-            Part::Role(_) => Some((part.to_string(), figure(report.kl_divergence.mean))),
             Part::Layer(_) => None,
+            _ => Some((part.to_string(), figure(report.kl_divergence.mean))),
         };
         let (report, reference) = (self.report, self.reference);
         Certificate {

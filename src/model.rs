@@ -175,6 +175,13 @@ impl Model {
         })
     }
 
+    /// Whether channels were balanced when the file was calibrated, so that a single matrix means nothing
+    /// beside those of another file.
+    pub fn is_balanced(&self) -> bool {
+        let options = &self.metadata.provenance.options;
+        options.contains_key(chaski_convert::BALANCE)
+    }
+
     /// This model with the matrices of `other` for which `is_taken` says so; see
     /// [`Weights::take_from`]. Its metadata stay those of this one.
     ///
@@ -186,16 +193,8 @@ impl Model {
         other: Self,
         is_taken: impl Fn(Role, Option<usize>) -> bool,
     ) -> Result<Self, HybridError> {
-        let is_balanced = |m: &Self| {
-            m.metadata
-                .provenance
-                .options
-                .contains_key(chaski_convert::BALANCE)
-        };
-        if is_balanced(&self) || is_balanced(&other) {
-            return Err(HybridError::Balanced);
-        }
-        self.weights.take_from(other.weights, is_taken)?;
+        let balanced = self.is_balanced() || other.is_balanced();
+        self.weights.take_from(other.weights, balanced, is_taken)?;
         Ok(self)
     }
 

@@ -14,6 +14,8 @@ use chaski_quant::{
 };
 
 pub use hybrid::HybridError;
+#[cfg(test)]
+pub(crate) use hybrid::keeps_together;
 
 /// Why a file's tensors are not those of its model.
 #[derive(Debug)]

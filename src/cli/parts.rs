@@ -25,8 +25,16 @@ impl Parts {
         options: &SessionOptions,
         layers: bool,
     ) -> anyhow::Result<Self> {
-        let mut parts = Part::all(model.config());
-        parts.retain(|part| layers || matches!(part, Part::Role(_)));
+        let balanced = model.is_balanced() || reference.is_balanced();
+        if balanced {
+            out::note(
+                "note: channels were balanced when the model was calibrated, which moves strength \
+                 between matrices: attention and feed-forward networks are measured as a whole, \
+                 not role by role",
+            );
+        }
+        let mut parts = Part::all(model.config(), balanced);
+        parts.retain(|part| layers || !matches!(part, Part::Layer(_)));
         let bar = progress::steps_bar(0, "chunks of parts");
         let step = |done: usize, of: usize| {
             bar.set_length(of as u64);

@@ -20,24 +20,41 @@ pub enum Part {
     /// All matrices of a role. [`Role::FfnGate`] stands for gate and up, [`Role::TokenEmbd`] for the
     /// output matrix too where embeddings are tied.
     Role(Role),
-    /// All matrices of a layer.
+    /// All of every layer's attention, its norm included.
+    Attention,
+    /// All of every layer's feed-forward network, its norm included.
+    FeedForward,
+    /// All matrices of a layer, and its norms.
     Layer(usize),
 }
 
 impl Part {
     /// The roles of a model, then its layers.
-    pub fn all(config: &Config) -> Vec<Self> {
-        let roles = Role::ALL
-            .into_iter()
-            .filter(|&role| !role.is_vector() && role != Role::FfnUp && has_role(config, role));
+    ///
+    /// * `balanced`: whether its channels were balanced; the roles that share channels are then one
+    ///   part.
+    pub fn all(config: &Config, balanced: bool) -> Vec<Self> {
+        let of_role = |role: Role| match (balanced, role) {
+            (true, Role::AttnQ) => Some(Self::Attention),
+            (true, Role::FfnGate) => Some(Self::FeedForward),
+            (true, Role::AttnK | Role::AttnV | Role::AttnOut | Role::FfnDown) => None,
+            (_, Role::FfnUp) => None,
+            _ => Some(Self::Role(role)),
+        };
+        let roles = Role::ALL.into_iter();
+        let roles = roles.filter(|&role| !role.is_vector() && has_role(config, role));
         let layers = (0..config.n_layers).map(Self::Layer);
-        roles.map(Self::Role).chain(layers).collect()
+        roles.filter_map(of_role).chain(layers).collect()
     }
 
-    /// Whether a matrix is of this part.
+    /// Whether a matrix, or a norm that goes with it, is of this part.
     pub fn has(self, role: Role, layer: Option<usize>) -> bool {
+        use Role::{AttnK, AttnNorm, AttnOut, AttnQ, AttnV, FfnDown, FfnGate, FfnNorm, FfnUp};
         match self {
+            Self::Role(Role::Output) => matches!(role, Role::Output | Role::OutputNorm),
             Self::Role(of) => of == role,
+            Self::Attention => matches!(role, AttnNorm | AttnQ | AttnK | AttnV | AttnOut),
+            Self::FeedForward => matches!(role, FfnNorm | FfnGate | FfnUp | FfnDown),
             Self::Layer(of) => layer == Some(of),
         }
     }
@@ -48,6 +65,8 @@ impl fmt::Display for Part {
         match self {
             Self::Role(Role::FfnGate) => f.pad("ffn_gate, ffn_up"),
             Self::Role(role) => role.fmt(f),
+            Self::Attention => f.pad("attention"),
+            Self::FeedForward => f.pad("feed-forward"),
             Self::Layer(layer) => f.pad(&format!("layer {layer}")),
         }
     }
@@ -157,15 +176,23 @@ mod tests {
     use chaski_models::testing::Variant;
 
     use super::*;
+    use crate::weights::keeps_together;
 
     #[test]
     fn every_matrix_is_in_one_role_and_those_of_layers_in_one_layer() {
-        for variant in Variant::ALL {
+        for (variant, balanced) in Variant::ALL
+            .into_iter()
+            .flat_map(|v| [(v, false), (v, true)])
+        {
             let config = variant.config();
-            let parts = Part::all(&config);
+            let parts = Part::all(&config, balanced);
+            if balanced {
+                let whole = |part: &Part| keeps_together(&config, |r, l| part.has(r, l));
+                assert!(parts.iter().all(whole), "{}", variant.name());
+            }
             for spec in chaski_models::tensor_table(&config) {
                 // Up goes with gate.
-                if spec.vector || spec.role == Role::FfnUp {
+                if spec.vector || (spec.role == Role::FfnUp && !balanced) {
                     continue;
                 }
                 let of = parts.iter().filter(|p| p.has(spec.role, spec.layer));

@@ -18,7 +18,8 @@ pub enum HybridError {
         /// The norm's name.
         name: String,
     },
-    /// The channels of one of them were balanced when it was calibrated.
+    /// The channels of one of them were balanced when it was calibrated, and some matrices are to be
+    /// taken without those that share channels with them.
     Balanced,
 }
 
@@ -35,7 +36,8 @@ impl fmt::Display for HybridError {
             ),
             Self::Balanced => f.write_str(
                 "the model's channels were balanced when it was calibrated: what its matrices hold \
-                 was moved between them, and a single one cannot be exchanged",
+                 was moved between them, and a single one cannot be exchanged: only a layer's \
+                 attention or feed-forward network as a whole",
             ),
         }
     }
@@ -46,7 +48,9 @@ impl Error for HybridError {}
 impl Weights {
     /// Takes the matrices for which `is_taken` says so from `other`, a bias together with its
     /// matrix. Gate and up of a layer are asked for as [`Role::FfnGate`]; tied embeddings, which
-    /// are the output matrix too, as [`Role::TokenEmbd`].
+    /// are the output matrix too, as [`Role::TokenEmbd`]. Norms before attention, before the feed-forward
+    /// network and the last one are taken if asked for; those that are not have to be the same, unless
+    /// channels are `balanced` in one of the files: then what shares channels has to be taken together.
     ///
     /// # Errors
     ///
@@ -54,12 +58,22 @@ impl Weights {
     pub fn take_from(
         &mut self,
         other: Self,
+        balanced: bool,
         is_taken: impl Fn(Role, Option<usize>) -> bool,
     ) -> Result<(), HybridError> {
         if !computes_alike(&self.config, &other.config) {
             return Err(HybridError::Config);
         }
-        if let Some((role, layer)) = differing_norm(self, &other) {
+        if balanced && !keeps_together(&self.config, &is_taken) {
+            return Err(HybridError::Balanced);
+        }
+        let differs = |&(role, layer): &_| match role {
+            Role::AttnNorm | Role::FfnNorm | Role::OutputNorm => {
+                !balanced && !is_taken(role, layer)
+            }
+            _ => true,
+        };
+        if let Some((role, layer)) = differing_norms(self, &other).into_iter().find(differs) {
             let name = tensor_name(role, layer);
             return Err(HybridError::Norm { name });
         }
@@ -76,7 +90,18 @@ impl Weights {
         if !self.config.tied_embeddings && is_taken(Role::Output, None) {
             self.output = lent(other.output);
         }
+        if is_taken(Role::OutputNorm, None) {
+            self.output_norm = other.output_norm;
+        }
         for (i, (to, from)) in self.layers.iter_mut().zip(other.layers).enumerate() {
+            for (role, to, from) in [
+                (Role::AttnNorm, &mut to.attn_norm, from.attn_norm),
+                (Role::FfnNorm, &mut to.ffn_norm, from.ffn_norm),
+            ] {
+                if is_taken(role, Some(i)) {
+                    *to = from;
+                }
+            }
             for (role, to, from) in [
                 (Role::AttnQ, &mut to.q, from.q),
                 (Role::AttnK, &mut to.k, from.k),
@@ -112,7 +137,7 @@ fn computes_alike(a: &Config, b: &Config) -> bool {
     *a == b
 }
 
-fn differing_norm(a: &Weights, b: &Weights) -> Option<(Role, Option<usize>)> {
+fn differing_norms(a: &Weights, b: &Weights) -> Vec<(Role, Option<usize>)> {
     let layer = |(i, (a, b)): (usize, (&Layer, &Layer))| {
         let differs = [
             (Role::AttnNorm, a.attn_norm != b.attn_norm),
@@ -120,10 +145,36 @@ fn differing_norm(a: &Weights, b: &Weights) -> Option<(Role, Option<usize>)> {
             (Role::AttnKNorm, a.k.norm != b.k.norm),
             (Role::FfnNorm, a.ffn_norm != b.ffn_norm),
         ];
-        let differs = differs.into_iter().find(|d| d.1)?;
-        Some((differs.0, Some(i)))
+        let differs = differs.into_iter().filter(|d| d.1);
+        differs.map(move |d| (d.0, Some(i)))
     };
     let layers = a.layers.iter().zip(&b.layers).enumerate();
-    let last = || (a.output_norm != b.output_norm).then_some((Role::OutputNorm, None));
-    layers.filter_map(layer).next().or_else(last)
+    let last = (a.output_norm != b.output_norm).then_some((Role::OutputNorm, None));
+    layers.flat_map(layer).chain(last).collect()
+}
+
+/// Norms and matrices that share channels: where channels were balanced, one of them alone means nothing.
+const ATTENTION: [Role; 5] = [
+    Role::AttnNorm,
+    Role::AttnQ,
+    Role::AttnK,
+    Role::AttnV,
+    Role::AttnOut,
+];
+const FEED_FORWARD: [Role; 3] = [Role::FfnNorm, Role::FfnGate, Role::FfnDown];
+/// As long as the embeddings are not the output matrix.
+const HEAD: [Role; 2] = [Role::OutputNorm, Role::Output];
+
+/// Whether what shares channels is taken together or left together.
+pub(crate) fn keeps_together(
+    config: &Config,
+    is_taken: impl Fn(Role, Option<usize>) -> bool,
+) -> bool {
+    let alike = |roles: &[Role], layer| {
+        let mut taken = roles.iter().map(|&role| is_taken(role, layer));
+        let first = taken.next();
+        taken.all(|t| Some(t) == first)
+    };
+    (0..config.n_layers).all(|i| alike(&ATTENTION, Some(i)) && alike(&FEED_FORWARD, Some(i)))
+        && (config.tied_embeddings || alike(&HEAD, None))
 }

@@ -1,18 +1,23 @@
 //! Calibrated conversions and conversions to a size, by the one forward pass.
 
-use std::{fs, num::NonZeroUsize, ops::ControlFlow};
+use std::{fs, num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
-use chaski::{Model, ModelOptions, runner::CpuRunner, weights::HybridError};
+use chaski::{
+    Model, ModelOptions, Session, SessionOptions, eval::Part, runner::CpuRunner,
+    weights::HybridError,
+};
 use chaski_convert::{
     Calibration, CalibrationError, ConvertError, ConvertOptions, Event, Recipe, Report, Silent,
     Target, TypeOverride, allocate, convert, convert_with, source,
 };
 use chaski_models::{
-    Role,
+    Role, TokenId,
     testing::{CheckpointOptions, FloatType, Variant, write_checkpoint},
 };
 use chaski_quant::{QuantType, container::Container};
 use tempfile::TempDir;
+
+use crate::tiny;
 
 pub(crate) fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -221,22 +226,71 @@ fn a_size_is_kept_to_and_more_bytes_diverge_less() {
 }
 
 #[test]
-fn matrices_of_balanced_files_are_not_exchanged_one_by_one() {
-    let dir = checkpoint(Variant::Llama, FloatType::BF16);
-    let model = |name: &str, options: &ConvertOptions| {
-        let path = dir.path().join(name);
-        fs::write(&path, converted(&dir, options, 1).0).unwrap();
-        Model::open(&path, &ModelOptions::default()).unwrap()
+fn of_balanced_files_what_shares_channels_is_exchanged_together() {
+    for variant in [Variant::Llama, Variant::LlamaUntied] {
+        let dir = checkpoint(variant, FloatType::BF16);
+        let write = |name: &str, options: &ConvertOptions| {
+            let path = dir.path().join(name);
+            fs::write(&path, converted(&dir, options, 1).0).unwrap();
+            path
+        };
+        // Of Q8 in the down matrices alone the norms stay as they are, and would give nothing away.
+        let down = TypeOverride {
+            role: Role::FfnDown,
+            qtype: QuantType::Q8,
+        };
+        let mut only_down = options("bf16", Some(short_text()));
+        only_down.recipe = only_down.recipe.with_overrides(&[down]).unwrap();
+        let only_down = write("down.chaski", &only_down);
+        let all = write("all.chaski", &options("q8", Some(short_text())));
+        let exact = write("exact.chaski", &options("bf16", None));
+        let open = |path| Model::open(path, &ModelOptions::default()).unwrap();
+        let exact = || open(&exact);
+        let tokens = tiny::text(exact().config(), 20);
+        let logits = |model: Model| logits_of(model, &tokens);
+
+        assert!(!exact().is_balanced() && open(&all).is_balanced());
+        for balanced in [&only_down, &all] {
+            let single = |role, _| role == Role::FfnDown;
+            let error = exact().with_matrices_of(open(balanced), single);
+            assert_eq!(error.unwrap_err(), HybridError::Balanced);
+            let whole = exact().with_matrices_of(open(balanced), |_, _| true);
+            assert_eq!(logits(whole.unwrap()), logits(open(balanced)));
+        }
+        let norm = |path| open(path).weights().layer(0).attn_norm.clone();
+        assert_ne!(norm(&all), exact().weights().layer(0).attn_norm);
+        // Part after part, each of what the others are not.
+        let parts = Part::all(exact().config(), true);
+        let roles = parts.iter().filter(|p| !matches!(p, Part::Layer(_)));
+        let mut one_by_one = exact();
+        let far = distance(&logits(exact()), &logits(open(&all)));
+        for part in roles {
+            let has = |role, layer| part.has(role, layer);
+            let alone = exact().with_matrices_of(open(&all), has).unwrap();
+            // What was moved and stays without its counterpart would be far off.
+            let near = distance(&logits(exact()), &logits(alone));
+            assert!(near > 0.0 && near < 3.0 * far, "{part}: {near}, {far}");
+            one_by_one = one_by_one.with_matrices_of(open(&all), has).unwrap();
+        }
+        assert_eq!(logits(one_by_one), logits(open(&all)));
+    }
+}
+
+/// The logits after every token.
+fn logits_of(model: Model, tokens: &[TokenId]) -> Vec<f32> {
+    let options = SessionOptions {
+        logit_rows: 4,
+        ..SessionOptions::default()
     };
-    // Of Q8 in the down matrices alone the norms stay as they are, and would give nothing away.
-    let down = TypeOverride {
-        role: Role::FfnDown,
-        qtype: QuantType::Q8,
-    };
-    let mut recipe = options("bf16", Some(short_text()));
-    recipe.recipe = recipe.recipe.with_overrides(&[down]).unwrap();
-    let calibrated = model("calibrated.chaski", &recipe);
-    let exact = model("exact.chaski", &options("bf16", None));
-    let error = exact.with_matrices_of(calibrated, |_, _| true).unwrap_err();
-    assert_eq!(error, HybridError::Balanced);
+    let mut session = Session::new(&Arc::new(model), &options).unwrap();
+    let mut all = Vec::new();
+    let mut sink = |_, logits: &[f32]| all.extend_from_slice(logits);
+    session.extend_with(tokens, 0, &mut sink).unwrap();
+    all
+}
+
+/// The root of the mean square of what two lists differ by.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    (squares.sum::<f64>() / a.len() as f64).sqrt()
 }

@@ -257,3 +257,38 @@ fn a_certificate_is_written_shown_and_bound_to_its_tensors() {
     let err = place.fails(&["eval", "m.chaski", "--text", "text", "--certify"], 2);
     assert!(err.contains("--against"), "{err}");
 }
+
+#[test]
+fn the_certificate_of_a_balanced_file_has_its_halves() {
+    let place = Place::new(Variant::Llama);
+    let text = "ab ba abba baab ".repeat(160);
+    fs::write(place.path().join("text"), text).unwrap();
+    let convert = ["convert", "tiny", "--quant", "q8", "-o", "m.chaski"];
+    place.ok(&[&convert[..], &["--calibrate", "text", "--certify", "text"]].concat());
+    let shown = place.json(&["inspect", "m.chaski", "--json"]);
+    let roles = &shown["metadata"]["extensions"]["certificate"]["roles"];
+    let roles: Vec<&String> = roles.as_object().unwrap().keys().collect();
+    assert_eq!(roles, ["attention", "feed-forward", "token_embd"]);
+    assert!(
+        place
+            .ok(&["inspect", "m.chaski"])
+            .contains("feed-forward alone")
+    );
+    let parts = place.ok(&[
+        "eval",
+        "m.chaski",
+        "--text",
+        "text",
+        "--against",
+        "tiny",
+        "--chunk",
+        "32",
+        "--chunks",
+        "2",
+        "--per-layer",
+    ]);
+    for part in ["\nattention ", "\nfeed-forward ", "\nlayer 1 "] {
+        assert!(parts.contains(part), "{part}: {parts}");
+    }
+    assert!(!parts.contains("\nffn_down "), "{parts}");
+}
