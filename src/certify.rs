@@ -135,8 +135,10 @@ pub enum CertifyError {
     Container(ContainerError),
     /// Its metadata cannot be read or written.
     Metadata(MetadataError),
-    /// The certificate has a number that is not finite.
+    /// The certificate cannot be written as JSON.
     Form(serde_json::Error),
+    /// A figure of it is not finite, which JSON cannot say.
+    NotFinite,
     /// The file has other tensors than those that were measured.
     Changed,
 }
@@ -147,6 +149,9 @@ impl fmt::Display for CertifyError {
             Self::Container(_) => "the certificate cannot be written into the file",
             Self::Metadata(_) => "the file's metadata cannot be renewed",
             Self::Form(_) => "the certificate cannot be written down",
+            Self::NotFinite => {
+                "a figure of the certificate is not finite: the model gives a token of the text no probability"
+            }
             Self::Changed => "the file has changed since it was measured",
         })
     }
@@ -158,7 +163,7 @@ impl Error for CertifyError {
             Self::Container(e) => Some(e),
             Self::Metadata(e) => Some(e),
             Self::Form(e) => Some(e),
-            Self::Changed => None,
+            Self::NotFinite | Self::Changed => None,
         }
     }
 }
@@ -170,6 +175,17 @@ impl Error for CertifyError {
 ///
 /// [`CertifyError`].
 pub fn write(path: &Path, certificate: &Certificate) -> Result<(), CertifyError> {
+    let c = certificate;
+    let of_all = [
+        c.kl_divergence,
+        c.same_top,
+        c.perplexity,
+        c.perplexity_ratio,
+    ];
+    let mut figures = of_all.iter().chain(c.roles.values());
+    if figures.any(|f| !f.value.is_finite() || !f.error.is_finite()) {
+        return Err(CertifyError::NotFinite);
+    }
     let container = Container::open(path).map_err(CertifyError::Container)?;
     if tensors_sha256(&container) != certificate.tensors_sha256 {
         return Err(CertifyError::Changed);

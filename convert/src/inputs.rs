@@ -8,13 +8,15 @@ use crate::{
     calibrate::{Calibration, CalibrationError},
     error::ConvertError,
     mapping::Mapped,
-    source::Source,
+    source::{Source, SourceError},
 };
 
 /// The tokenizer of a source whose texts are to be read.
 pub(crate) fn tokenizer(source: &dyn Source) -> Result<Tokenizer, ConvertError> {
-    let files = source.tokenizer();
-    let files = files.map_err(|_| CalibrationError::NoTokenizer)?;
+    let files = source.tokenizer().map_err(|e| match e {
+        SourceError::NoTokenizer { .. } => CalibrationError::NoTokenizer.into(),
+        broken => ConvertError::from(broken),
+    })?;
     Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())
         .map_err(ConvertError::Tokenizer)
 }
@@ -24,7 +26,8 @@ pub(crate) fn texts(
     source: &dyn Source,
     calibration: &Calibration,
 ) -> Result<Vec<Vec<TokenId>>, ConvertError> {
-    Ok(calibration.chunks(&tokenizer(source)?)?)
+    let context = source.config().max_seq_len;
+    Ok(calibration.chunks(&tokenizer(source)?, context)?)
 }
 
 /// The source's tensor that is the model's only one of `role`, which the mapping made sure is there.

@@ -16,7 +16,8 @@ pub enum Event<'a> {
     Note(&'a Note),
     /// A part of what [`measure`](crate::measure) does is done.
     Measure {
-        /// Work done. Only its share of `of` is of meaning: it is proportional to the time taken.
+        /// Work done, in multiplications: reading and quantising weights, which takes some of the time, too, is
+        /// not among it. Only its share of `of` is of meaning.
         done: u64,
         /// Work to do.
         of: u64,

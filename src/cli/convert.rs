@@ -14,7 +14,7 @@ use chaski_quant::{QuantType, container::AtomicFile};
 
 use super::{
     args::ConvertArgs,
-    check, eval, out, resolve, target,
+    check, eval, interrupt, out, resolve, target,
     text::{self, MAX_CORPUS_BYTES},
 };
 
@@ -38,21 +38,59 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     if let Some(text) = &args.calibrate {
         options.calibration = Some(calibration(text)?);
     }
-    // A text that cannot be read is told before the work is done.
+    // What cannot be measured is told before the work is done.
     if let Some(text) = &args.certify {
         eval::read_text(text)?;
     }
+    let check_text = check_text(args)?;
+    if args.no_tokenizer && (args.certify.is_some() || check_text.is_some()) {
+        let tokenizer = source::open(&path)?.tokenizer();
+        tokenizer.context("what is to be measured reads a text, which needs a tokenizer")?;
+    }
     let Some(quant) = args.quant else {
-        return to_target(args, &path, &name, options);
+        return to_target(args, &path, &name, options, check_text.as_ref());
     };
     if args.dry_run {
         return tell_plan(args, &path, &options);
     }
     let file = file(args, &name, quant.name())?;
     let report = resolve::convert(&path, &file, &options)?;
-    let measured = check(args, &file, &options)?;
-    certify(args, &file)?;
-    tell_report(args, &file, &report, measured.as_ref())
+    let measured = check(args, &file, &options, check_text.as_ref());
+    finish(args, &file, &report, measured)
+}
+
+/// Tells what was done, certifies the file where that was asked for, and tells what failed of what came
+/// after the conversion: the file is there all the same.
+fn finish(
+    args: &ConvertArgs,
+    file: &Path,
+    report: &Report,
+    measured: anyhow::Result<Option<Measured>>,
+) -> anyhow::Result<()> {
+    let (measured, failed) = match measured {
+        Ok(measured) => (measured, certify(args, file).err()),
+        Err(e) => (None, Some(e)),
+    };
+    tell_report(args, file, report, measured.as_ref())?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// The text on which a finished file is to be measured.
+fn check_text(args: &ConvertArgs) -> anyhow::Result<Option<Calibration>> {
+    let text = match (&args.check, args.max_kld) {
+        (Some(text), _) => calibration(text)?,
+        (None, Some(_)) => Calibration::built_in(),
+        (None, None) => return Ok(None),
+    };
+    if let Some(calibrated) = &args.calibrate
+        && calibration(calibrated)?.text() == text.text()
+    {
+        out::note(
+            "note: the file is measured on the text that it is calibrated with, and loses more on others: \
+             --check TEXT measures on another one",
+        );
+    }
+    Ok(Some(text))
 }
 
 /// The file to write.
@@ -121,14 +159,9 @@ fn check(
     args: &ConvertArgs,
     file: &Path,
     options: &ConvertOptions,
+    text: Option<&Calibration>,
 ) -> anyhow::Result<Option<Measured>> {
-    let default = || PathBuf::from("default");
-    let text = args
-        .check
-        .clone()
-        .or_else(|| args.max_kld.map(|_| default()));
     let Some(text) = text else { return Ok(None) };
-    let text = calibration(&text)?;
     let measured = check::measure(&args.src, file, text.text(), options.threads)?;
     Ok(Some(measured))
 }
@@ -143,6 +176,7 @@ fn to_target(
     path: &Path,
     name: &str,
     mut options: ConvertOptions,
+    check_text: Option<&Calibration>,
 ) -> anyhow::Result<()> {
     let source = source::open(path)?;
     if args.output.is_some() && !args.dry_run {
@@ -150,6 +184,7 @@ fn to_target(
         AtomicFile::create(&file(args, name, "")?, args.force)?;
     }
     let sensitivities = target::measure(&*source, &options)?;
+    interrupt::follow()?;
     let mut correction = 1.0;
     for _ in 0..ROUNDS {
         let allocation =
@@ -161,30 +196,72 @@ fn to_target(
         if args.dry_run {
             return tell_plan(args, path, &options);
         }
+        interrupt::follow()?;
         let types = format!("mixed-{}MB", allocation.bytes.div_ceil(1_000_000));
         let file = file(args, name, &types)?;
-        let report = resolve::convert(path, &file, &options)?;
-        let measured = check(args, &file, &options)?;
+        let Some(wanted) = args.max_kld else {
+            let report = resolve::convert(path, &file, &options)?;
+            let measured = check(args, &file, &options, check_text);
+            return finish(args, &file, &report, measured);
+        };
+        // Under another name until it keeps to what was asked: a file that was there stays there.
+        AtomicFile::create(&file, args.force)?;
+        let unchecked = Unchecked::beside(&file);
+        options.force = true;
+        let report = resolve::convert(path, &unchecked.0, &options)?;
+        let measured = check(args, &unchecked.0, &options, check_text)?;
         let found = measured
             .as_ref()
             .map_or(0.0, |m| m.kl_divergence.mean.value);
-        let Some(wanted) = args.max_kld.filter(|&wanted| found > wanted) else {
-            certify(args, &file)?;
-            return tell_report(args, &file, &report, measured.as_ref());
-        };
+        if found <= wanted {
+            unchecked.name(&file, args.force)?;
+            return finish(args, &file, &report, Ok(measured));
+        }
         out::note(format_args!(
             "{found:.5} measured where {:.5} was predicted: more than {wanted}, so again with larger types",
             allocation.kld
         ));
-        // A little more than what was found, so that the next round is the last.
-        correction = 1.05 * found / allocation.kld;
-        std::fs::remove_file(&file)
-            .with_context(|| format!("{} cannot be removed", file.display()))?;
+        // A little more than what was found, so that the next round is the last. Nothing at all is predicted
+        // of a model that no error changes.
+        if allocation.kld > 0.0 {
+            correction = 1.05 * found / allocation.kld;
+        }
     }
     bail!(
         "no types were found that keep to --max-kld {} in {ROUNDS} conversions: use --size, or --quant f16",
         args.max_kld.unwrap_or_default()
     )
+}
+
+/// A file that is not measured yet; it goes if it is not given its name.
+struct Unchecked(PathBuf);
+
+impl Unchecked {
+    fn beside(file: &Path) -> Self {
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(".unchecked");
+        Self(file.with_file_name(name))
+    }
+
+    /// Gives it its name.
+    fn name(&self, file: &Path, force: bool) -> anyhow::Result<()> {
+        // Somebody may have written one in the meantime.
+        AtomicFile::create(file, force)?;
+        std::fs::rename(&self.0, file).with_context(|| {
+            format!(
+                "{} cannot be renamed to {}",
+                self.0.display(),
+                file.display()
+            )
+        })
+    }
+}
+
+impl Drop for Unchecked {
+    fn drop(&mut self) {
+        // It is not there where it got its name, or was not written.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// The text to calibrate with.

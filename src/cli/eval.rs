@@ -158,7 +158,7 @@ pub(crate) fn certify(
     text: &Path,
     threads: Option<usize>,
 ) -> anyhow::Result<()> {
-    let args = EvalArgs {
+    let mut args = EvalArgs {
         models: vec![file.display().to_string()],
         quant: None,
         text: text.to_owned(),
@@ -178,6 +178,7 @@ pub(crate) fn certify(
     let text = read_text(text)?;
     let reference = Opened::new(resolve::resolve_unquantized(against)?, &text)?;
     let model = Opened::new(file.to_owned(), &text)?;
+    args.chunk = args.chunk.min(model.model.config().max_seq_len);
     against::run(&args, &[model], &reference, &text)?;
     Ok(())
 }

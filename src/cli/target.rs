@@ -140,7 +140,7 @@ pub(crate) fn choose(
     let target = match (args.size, args.max_kld, args.fit) {
         (Some(Bytes(bytes)), ..) => Target::Bytes(bytes),
         (_, Some(kld), _) => Target::Kld { kld, correction },
-        (.., Some(Fit(ram))) => Target::Bytes(within(source, ram)?),
+        (.., Some(Fit(ram))) => Target::Bytes(within(source, ram, args.threads)?),
         _ => anyhow::bail!("one of --quant, --size, --max-kld and --fit is needed"),
     };
     let allocation = match measured {
@@ -153,14 +153,16 @@ pub(crate) fn choose(
     Ok(allocation)
 }
 
-/// The bytes of a file that runs within `ram`: less what a session of the default context takes.
-fn within(source: &dyn Source, ram: u64) -> anyhow::Result<u64> {
+/// The bytes of a file that runs within `ram`: less what a session of the default context takes on so many
+/// threads.
+fn within(source: &dyn Source, ram: u64, threads: Option<usize>) -> anyhow::Result<u64> {
     let config = source.config();
+    let available = || std::thread::available_parallelism().map_or(1, Into::into);
     let limits = PassLimits {
         rows: UBATCH,
         n_seqs: 1,
         context_len: config.max_seq_len.min(DEFAULT_CONTEXT),
-        threads: std::thread::available_parallelism().map_or(1, Into::into),
+        threads: threads.unwrap_or_else(available),
         kv_type: KvType::F16,
     };
     let bytes = CpuBackend::bytes(config, &limits);

@@ -25,7 +25,7 @@ mod statistics;
 
 pub use chunks::{ChunkError, Chunks, EvalError, Reader};
 pub use compare::{Comparison, compare};
-pub use parts::{Part, PartsError, compare_parts};
+pub use parts::{Part, PartsError, check_parts, compare_parts};
 pub use perplexity::{Perplexity, perplexity};
 pub(crate) use position::Expected;
 pub use position::{Position, log_normalizer, log_prob};

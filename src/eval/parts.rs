@@ -115,6 +115,17 @@ impl Error for PartsError {
     }
 }
 
+/// Fails where the reference cannot lend the model's place to its matrices, before anything is measured.
+///
+/// # Errors
+///
+/// [`PartsError`].
+pub fn check_parts(reference: &Path, model: &Path) -> Result<(), PartsError> {
+    let open = |path| Model::open(path, &ModelOptions::default()).map_err(PartsError::Open);
+    let none = open(reference)?.with_matrices_of(open(model)?, |_, _| false);
+    none.map(drop).map_err(PartsError::Hybrid)
+}
+
 /// Compares, for each of `parts`, the reference with itself but for that part's matrices, which are
 /// the model's: what the model would lose if all else were exact. Matrices of the model that are
 /// quantised multiply 8-bit activations as ever.

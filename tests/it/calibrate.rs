@@ -294,3 +294,40 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
     (squares.sum::<f64>() / a.len() as f64).sqrt()
 }
+
+#[test]
+fn what_is_done_is_told_in_its_order() {
+    let dir = checkpoint(Variant::LlamaUntied, FloatType::F32);
+    let source = source::open(&dir.path().join("tiny")).unwrap();
+    let mut runner = CpuRunner::new(NonZeroUsize::new(1)).unwrap();
+    let told = std::cell::RefCell::new(Vec::new());
+    let watch = |event: Event<'_>| {
+        let name = match event {
+            Event::Note(_) => "note",
+            Event::Balance { .. } => "balance",
+            Event::Calibrate { .. } => "calibrate",
+            Event::Start { .. } => "start",
+            Event::Advance { .. } => "advance",
+            Event::Finish => "finish",
+            Event::Written(_) => "written",
+            _ => "other",
+        };
+        told.borrow_mut().push(name);
+        ControlFlow::Continue(())
+    };
+    let out = dir.path().join("out.chaski");
+    let options = options("q8", Some(short_text()));
+    convert_with(&*source, &out, &options, &mut runner, &watch).unwrap();
+    let mut told = told.into_inner();
+    told.dedup();
+    told.retain(|&name| name != "note");
+    let want = [
+        "balance",
+        "calibrate",
+        "start",
+        "advance",
+        "finish",
+        "written",
+    ];
+    assert_eq!(told, want);
+}

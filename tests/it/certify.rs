@@ -292,3 +292,45 @@ fn the_certificate_of_a_balanced_file_has_its_halves() {
     }
     assert!(!parts.contains("\nffn_down "), "{parts}");
 }
+
+#[test]
+fn a_divergence_asked_for_is_kept_to_and_a_failure_leaves_the_old_file() {
+    let place = Place::new(Variant::Llama);
+    let text = "ab ba abba baab ".repeat(160);
+    fs::write(place.path().join("text"), text).unwrap();
+    fs::write(place.path().join("short"), "ab").unwrap();
+    let names = || {
+        let entries = fs::read_dir(place.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let convert = |rest: &[&'static str]| {
+        let whole = ["convert", "tiny", "--max-kld", "0.02", "-o", "m.chaski"];
+        [&whole[..], rest].concat()
+    };
+    // What cannot be measured is told before anything is written.
+    let before = names();
+    let err = place.fails(&convert(&["--check", "absent"]), 1);
+    assert!(err.contains("absent") && names() == before, "{err}");
+    let said = place.json(&convert(&["--check", "text", "--json"]));
+    let found = said["measured"]["kl_divergence"]["mean"]["value"].as_f64();
+    assert!(found.is_some_and(|kld| kld > 0.0 && kld <= 0.02), "{said}");
+    let first = fs::read(place.path().join("m.chaski")).unwrap();
+    let before = names();
+
+    let err = place.fails(&convert(&["--check", "text"]), 1);
+    assert!(err.contains("m.chaski") && err.contains("--force"), "{err}");
+    // A text that is too short is known to be when the file is measured.
+    place.fails(&convert(&["--check", "short", "--force"]), 1);
+    assert_eq!(fs::read(place.path().join("m.chaski")).unwrap(), first);
+    assert_eq!(names(), before);
+    place.ok(&convert(&["--check", "text", "--force"]));
+    assert_eq!(fs::read(place.path().join("m.chaski")).unwrap(), first);
+    assert_eq!(names(), before);
+
+    // A conversion that was not asked for a divergence stays when it cannot be measured.
+    let plain = ["convert", "tiny", "--quant", "q4", "-o", "n.chaski"];
+    place.fails(&[&plain[..], &["--check", "short"]].concat(), 1);
+    place.ok(&["verify", "n.chaski"]);
+}

@@ -193,11 +193,10 @@ fn a_matrix_that_matters_more_gets_a_larger_type() {
     let predicted = by_matrix.front[0].kld;
     assert!((3.0..6.0).contains(&(predicted / sum)), "{predicted} {sum}");
     // Those of another model have nothing of all matrices.
-    let other = checkpoint(Variant::LlamaUntied, FloatType::F32);
-    let untied = source::open(&other.path().join("tiny")).unwrap();
-    let others = measured(&other, 1);
-    let fits = allocate_with(&*untied, &options, &others, Target::Bytes(1 << 40));
-    assert!(fits.is_ok());
+    let deeper = checkpoint(Variant::Qwen2Window, FloatType::F32);
+    let deeper = source::open(&deeper.path().join("tiny")).unwrap();
+    let error = allocate_with(&*deeper, &options, &after, Target::Bytes(1 << 40)).unwrap_err();
+    assert!(error.to_string().contains("blk.2."), "{error}");
 }
 
 #[test]

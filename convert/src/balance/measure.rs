@@ -118,7 +118,8 @@ impl<'a> Balance<'a, '_> {
     }
 
     /// Whether what is seen at a site is to be balanced: all matrices that multiply it are fine, and one
-    /// of them is quantised, so that its activations are.
+    /// of them is quantised, so that its activations are. What makes the channels has its rows scaled, which
+    /// only F16 cannot hold: quantised rows have a scale each.
     fn pays(&self, mapped: &[Mapped], site: Site, layer: usize) -> bool {
         let tied = self.plan.config.tied_embeddings;
         let (roles, layer) = match site {
@@ -127,11 +128,20 @@ impl<'a> Balance<'a, '_> {
             Site::Head => (calibrate::roles(site, tied), None),
             _ => (calibrate::roles(site, tied), Some(layer)),
         };
-        let of_site = mapped.iter().zip(&self.plan.tensors);
-        let of_site =
-            of_site.filter(|(m, _)| m.spec.layer == layer && roles.contains(&m.spec.role));
-        let types: Vec<QuantType> = of_site.map(|(_, tensor)| tensor.qtype).collect();
-        types.iter().any(|t| t.is_quantized()) && types.iter().all(|t| FINE.contains(t))
+        let makers: &[Role] = match site {
+            Site::AttnOutput => &[Role::AttnV],
+            Site::Down => &[Role::FfnUp],
+            _ => &[],
+        };
+        let types = |roles: &[Role]| -> Vec<QuantType> {
+            let all = mapped.iter().zip(&self.plan.tensors);
+            let own = all.filter(|(m, _)| m.spec.layer == layer && roles.contains(&m.spec.role));
+            own.map(|(_, tensor)| tensor.qtype).collect()
+        };
+        let multiply = types(roles);
+        multiply.iter().any(|t| t.is_quantized())
+            && multiply.iter().all(|t| FINE.contains(t))
+            && types(makers).iter().all(|&t| t != QuantType::F16)
     }
 }
 

@@ -230,6 +230,21 @@ fn only_what_enters_fine_types_alone_is_balanced() {
         let factor = y[0] / x[0];
         assert!(x.iter().zip(&y).all(|(x, y)| x * factor == *y));
     }
+    // Rows in F16, which does not hold them times any factor.
+    for (makers, norm, after) in [
+        (&[Role::AttnV][..], Role::FfnNorm, Role::AttnOut),
+        (&[Role::FfnGate, Role::FfnUp], Role::AttnNorm, Role::FfnDown),
+    ] {
+        let in_f16 = |&role: &Role| TypeOverride {
+            role,
+            qtype: QuantType::F16,
+        };
+        let floats: Vec<TypeOverride> = makers.iter().map(in_f16).collect();
+        let floats = recipe("q8").with_overrides(&floats).unwrap();
+        let floats = balanced(&*plain, floats).unwrap();
+        assert!(makers.iter().all(|&maker| same(&floats, maker)));
+        assert!(same(&floats, after) && !same(&floats, norm));
+    }
     // A float beside quantised matrices multiplies the same channels; floats alone are left.
     let floats = with(recipe("q8"), Role::AttnV, QuantType::BF16);
     assert!(!same(&floats, Role::AttnNorm));

@@ -155,7 +155,7 @@ impl Calibration {
     pub(crate) fn record(&self) -> String {
         let digest = Sha256::digest(self.text.as_bytes());
         let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
-        if self.name == "default" {
+        if self.text == DEFAULT {
             format!("default, sha256 {hex}")
         } else {
             format!("sha256 {hex}")
@@ -184,13 +184,17 @@ impl Calibration {
     }
 
     /// Its tokens in chunks, each with the token that begins a text.
+    ///
+    /// * `context`: tokens that the model was made for; chunks are no longer, unless that would be too
+    ///   few to say anything.
     pub(crate) fn chunks(
         &self,
         tokenizer: &Tokenizer,
+        context: usize,
     ) -> Result<Vec<Vec<TokenId>>, CalibrationError> {
         let tokens = self.tokens(tokenizer)?;
         let bos = tokenizer.bos();
-        let own = CHUNK - usize::from(bos.is_some());
+        let own = CHUNK.min(context.max(MIN_TOKENS + 1)) - usize::from(bos.is_some());
         let chunks = tokens.chunks(own).take(MAX_CHUNKS);
         let chunks = chunks.filter(|c| c.len() >= MIN_TOKENS);
         Ok(chunks

@@ -113,17 +113,15 @@ fn run(
     let sections = tokenizer.as_ref().map(texts::TokenizerForms::sections);
     let sections = sections.as_ref().map_or(&[][..], |s| &s[..]);
     let lens: Vec<_> = sections.iter().map(|s| s.bytes.len() as u64).collect();
-    let needed = plan.inner.data.file_len(&lens, METADATA_ROOM);
+    let mut needed = plan.inner.data.file_len(&lens, METADATA_ROOM);
+    if options.calibration.is_some() {
+        // Tiles wait beside the file until their turn comes.
+        needed += plan.inner.data.file_len(&[], 0);
+    }
     space::check(out, needed)?;
     for note in &notes {
         go_on(progress.event(Event::Note(note)))?;
     }
-    let start_event = Event::Start {
-        source_bytes: plan.source_bytes,
-        tensors: plan.tensors.len(),
-    };
-    go_on(progress.event(start_event))?;
-
     let limits = Limits::new(threads);
     let balanced = match (&options.calibration, &mut runner) {
         (Some(calibration), Some(runner)) => {
@@ -154,9 +152,15 @@ fn run(
                 limits,
                 progress,
             };
-            Some(calibrate.run(calibration, runner, folder)?)
+            let spill = calibrate.run(calibration, runner, folder);
+            Some(spill.map_err(|e| space::name_full_disk(e, out, needed))?)
         }
     };
+    let start_event = Event::Start {
+        source_bytes: plan.source_bytes,
+        tensors: plan.tensors.len(),
+    };
+    go_on(progress.event(start_event))?;
     let out_buffer = BufWriter::with_capacity(1 << 20, file);
     let result = write(
         source,

@@ -147,7 +147,10 @@ impl Walk<'_> {
                 done += work.layer * group.len() as u64;
                 self.tell(&work, done)?;
             }
-            check(&states, || format!("layer {}", layer + 1))?;
+            check(&states, || match layer + 1 {
+                behind if behind == self.config.n_layers => "the head".to_owned(),
+                behind => format!("layer {behind}"),
+            })?;
             variants.extend(made);
         }
         self.compare(states, variants, done, &work, runner)
@@ -267,10 +270,14 @@ impl Walk<'_> {
             .sum();
         let head = (c.vocab_size * c.dim) as u64;
         let states = 4 * tokens * c.dim as u64;
-        let group = states * self.group() as u64;
+        let group = states * (self.group() as u64).min(n_units + 1);
         // As floats of 16 bits at least, and what is read and written of them.
         let in_walk = (n_units + 1) * states + 4 * group + 8 * self.layer_weights();
-        let in_head = (n_units + 1) * states + 5 * head + HEAD_ROWS * 16 * c.vocab_size as u64;
+        // Two heads, in f32 and in the probe's type, with the last layer beside each.
+        let in_head = (n_units + 1) * states
+            + 5 * head
+            + 8 * self.layer_weights()
+            + HEAD_ROWS * 16 * c.vocab_size as u64;
         Work {
             layer,
             row: head,

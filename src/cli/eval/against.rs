@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::Path, time::Instant};
 
 use chaski::{
     certify::{self, Measured},
-    eval::{Chunks, Comparison, PartsError, Report, compare},
+    eval::{Chunks, Comparison, PartsError, Report, check_parts, compare},
 };
 use chaski_quant::container::SectionKind;
 use serde_json::{Value, json};
@@ -31,6 +31,9 @@ pub(super) fn run(
 ) -> anyhow::Result<Option<Value>> {
     for model in models {
         same_vocabulary(model, reference)?;
+        if args.per_layer {
+            check_parts(&reference.path, &model.path)?;
+        }
     }
     // All cut the text into the same tokens.
     let chunks = reference.chunks(args)?;
