@@ -1,16 +1,22 @@
 //! The command line, as clap reads it. Flags are named as llama.cpp names them.
 
+mod bench;
+mod convert;
+mod eval;
+mod run;
+
 use std::path::PathBuf;
 
 use chaski::{backend::GpuLayers, session::MAX_CONTEXT};
-use chaski_convert::TypeOverride;
 use chaski_quant::QuantType;
 use clap::{
-    Args as ClapArgs, Parser, Subcommand, ValueEnum,
-    builder::{NonEmptyStringValueParser, RangedU64ValueParser as Ranged},
+    Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser as Ranged,
 };
 
-use super::target::{Bytes, Fit};
+pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use convert::ConvertArgs;
+pub(crate) use eval::EvalArgs;
+pub(crate) use run::RunArgs;
 
 /// What a newcomer types first.
 const EXAMPLES: &str = "\
@@ -291,141 +297,6 @@ pub(crate) struct SamplingArgs {
     pub(crate) frequency_penalty: f32,
 }
 
-/// `chaski run`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-
-    /// The prompt; without one it comes from standard input, and on a terminal a chat begins
-    #[arg(value_name = "PROMPT")]
-    pub(crate) prompt: Option<String>,
-
-    /// Read the prompt from a file, - is standard input; after PROMPT, if there is one, and an empty
-    /// line
-    #[arg(short = 'f', long, value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-
-    /// Generate at most N tokens; -1 is no limit [default: until the model ends or the context is
-    /// full]
-    #[arg(short = 'n', long = "predict", value_name = "N", allow_negative_numbers = true, value_parser = predict)]
-    pub(crate) predict: Option<usize>,
-
-    #[command(flatten)]
-    pub(crate) session: SessionArgs,
-
-    #[command(flatten)]
-    pub(crate) gpu: GpuArgs,
-
-    #[command(flatten)]
-    pub(crate) host: HostArgs,
-
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-
-    /// End the answer where TEXT appears; may be given several times
-    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) stop: Vec<String>,
-
-    /// The system message
-    #[arg(long, visible_alias = "sys", value_name = "TEXT")]
-    pub(crate) system: Option<String>,
-
-    /// Continue the prompt as it is, without the chat template
-    #[arg(long, conflicts_with = "system")]
-    pub(crate) raw: bool,
-
-    /// Print one JSON document instead of the text
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// With --json: the log-probability of each token and, as --logprobs=N, of the N likeliest ones
-    #[arg(
-        long,
-        value_name = "N",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "0",
-        requires = "json"
-    )]
-    pub(crate) logprobs: Option<usize>,
-}
-
-/// `chaski convert`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct ConvertArgs {
-    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, or a name
-    /// of `chaski models`
-    #[arg(value_name = "SRC")]
-    pub(crate) src: String,
-
-    /// The file to write [default: NAME-TYPE.chaski in the current folder]
-    #[arg(short, long, value_name = "OUT.chaski")]
-    pub(crate) output: Option<PathBuf>,
-
-    /// Type of the linear layers: q3, q4, q4h, q5, q6, q8, f16, bf16 or f32; or one of --size, --fit
-    /// and --max-kld, which choose a type for every matrix
-    #[arg(long, value_name = "TYPE", required_unless_present_any = ["size", "max_kld", "fit"])]
-    pub(crate) quant: Option<QuantType>,
-
-    /// The best types for a file of at most so many bytes: 734003200, 700MB, 0.7GiB
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true, conflicts_with_all = ["quant", "max_kld", "fit", "tensor_type"])]
-    pub(crate) size: Option<Bytes>,
-
-    /// The smallest file whose mean KL divergence from the source is predicted to be at most this
-    #[arg(long, value_name = "NATS", allow_negative_numbers = true, conflicts_with_all = ["quant", "fit", "tensor_type"])]
-    pub(crate) max_kld: Option<f64>,
-
-    /// The best types for what runs within so much memory, keys and values of the default context
-    /// included: 1GiB-ram
-    #[arg(long, value_name = "BYTES-ram", conflicts_with_all = ["quant", "tensor_type"])]
-    pub(crate) fit: Option<Fit>,
-
-    /// Measure the file against its source on a text (the one that ships with this program, unless
-    /// one is given); --max-kld does so anyway. Keeps the source unquantised in the cache
-    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
-    pub(crate) check: Option<PathBuf>,
-
-    /// Draw predicted divergence against bytes, with --size, --max-kld or --fit
-    #[arg(long, value_name = "FILE.svg", conflicts_with = "quant")]
-    pub(crate) plot: Option<PathBuf>,
-
-    /// Another type for one role of tensors: attn_v=q6; several times, or with commas between them
-    #[arg(long, value_name = "ROLE=TYPE", value_delimiter = ',')]
-    pub(crate) tensor_type: Vec<TypeOverride>,
-
-    /// Run the source on a text and quantise with what is seen: a file, or the text that ships with
-    /// this program. With --size, --max-kld and --fit it is also measured what errors of each matrix
-    /// matter; without, types are chosen by what they matter in other models
-    #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
-    pub(crate) calibrate: Option<PathBuf>,
-
-    /// Replace OUT if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
-
-    /// Print the plan (tensors, types, sizes, memory to run it) and write nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Print the report as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Threads [default: all that this process may use]
-    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
-    pub(crate) threads: Option<usize>,
-
-    /// Compare the result with SRC on a text, UTF-8, and write the figures into the file: at most 40
-    /// chunks of 512 tokens, as `chaski eval --certify` does
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) certify: Option<PathBuf>,
-
-    /// Convert a checkpoint that has no tokenizer.json; the result can be measured, not talked to
-    #[arg(long)]
-    pub(crate) no_tokenizer: bool,
-}
-
 /// `chaski inspect`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct InspectArgs {
@@ -473,167 +344,6 @@ pub(crate) struct PlanArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// `chaski eval`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct EvalArgs {
-    /// .chaski files, checkpoint folders, GGUF files, or names of `chaski models`; several are
-    /// measured beside one REFERENCE
-    #[arg(value_name = "MODEL", required = true)]
-    pub(crate) models: Vec<String>,
-
-    /// Type to convert to on first use, where a MODEL is no .chaski file [default: q4, or what the
-    /// catalogue says]
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) quant: Option<QuantType>,
-
-    /// The text to measure on, UTF-8
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text: PathBuf,
-
-    /// Compare with REFERENCE, such as the model's unquantised source: a .chaski file, a checkpoint
-    /// folder or a GGUF file (these are converted once without loss, to f32 unless all their
-    /// matrices are f16 or all bf16)
-    #[arg(long, value_name = "REFERENCE")]
-    pub(crate) against: Option<String>,
-
-    /// Measure the error that each role and each layer adds: all but its matrices as in REFERENCE
-    #[arg(long, requires = "against")]
-    pub(crate) per_layer: bool,
-
-    /// Write the figures into MODEL's file, as its certificate, with the error of each role on the
-    /// first 8 chunks
-    #[arg(long, requires = "against", conflicts_with = "round_activations")]
-    pub(crate) certify: bool,
-
-    /// Let MODEL's float matrices multiply 8-bit activations, as quantised matrices do: what these
-    /// cost by themselves
-    #[arg(long)]
-    pub(crate) round_activations: bool,
-
-    /// Tokens of a chunk; the last half of each is scored
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = from_to(4, MAX_CONTEXT as u64))]
-    pub(crate) chunk: usize,
-
-    /// Measure only the first N chunks
-    #[arg(long, value_name = "N", value_parser = from_to(1, u64::MAX))]
-    pub(crate) chunks: Option<usize>,
-
-    /// Threads [default: the physical cores this process may use]
-    #[arg(short = 't', long, value_name = "N", env = "CHASKI_THREADS", value_parser = from_to(1, MAX_THREADS))]
-    pub(crate) threads: Option<usize>,
-
-    /// Type of the KV cache
-    #[arg(
-        long = "kv",
-        visible_alias = "ctk",
-        value_name = "TYPE",
-        default_value = "f16"
-    )]
-    pub(crate) kv: KvArg,
-
-    #[command(flatten)]
-    pub(crate) gpu: GpuArgs,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// How `bench` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchFormat {
-    /// A Markdown table, as llama-bench prints
-    Md,
-    /// One JSON array
-    Json,
-    /// Comma-separated values with a header
-    Csv,
-    /// One JSON object a line
-    Jsonl,
-}
-
-/// `chaski bench`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct BenchArgs {
-    /// .chaski files, checkpoint folders, GGUF files or names of `chaski models`
-    #[arg(value_name = "MODEL", required = true)]
-    pub(crate) models: Vec<String>,
-
-    /// Convert each checkpoint to these types and measure each (comma-separated)
-    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
-    pub(crate) quants: Vec<QuantType>,
-
-    /// Prompt lengths to measure, comma-separated; 0 is none
-    #[arg(
-        short = 'p',
-        long,
-        value_name = "N",
-        value_delimiter = ',',
-        default_value = "512",
-        value_parser = length()
-    )]
-    pub(crate) n_prompt: Vec<usize>,
-
-    /// Answer lengths to measure, comma-separated; 0 is none
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "N",
-        value_delimiter = ',',
-        default_value = "128",
-        value_parser = length()
-    )]
-    pub(crate) n_gen: Vec<usize>,
-
-    /// Context depths to measure at, comma-separated
-    #[arg(
-        short = 'd',
-        long,
-        value_name = "N",
-        value_delimiter = ',',
-        default_value = "0",
-        value_parser = length()
-    )]
-    pub(crate) n_depth: Vec<usize>,
-
-    /// Repetitions
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = from_to(1, MAX_REPETITIONS))]
-    pub(crate) repetitions: usize,
-
-    /// Threads, comma-separated [default: the physical cores this process may use]
-    #[arg(short = 't', long, value_name = "N", value_delimiter = ',', value_parser = from_to(1, MAX_THREADS))]
-    pub(crate) threads: Vec<usize>,
-
-    #[command(flatten)]
-    pub(crate) gpu: GpuArgs,
-
-    #[command(flatten)]
-    pub(crate) host: HostArgs,
-
-    /// Type of the KV cache
-    #[arg(
-        long = "kv",
-        visible_alias = "ctk",
-        value_name = "TYPE",
-        default_value = "f16"
-    )]
-    pub(crate) kv: KvArg,
-
-    /// Positions computed at once while a prompt is read
-    #[arg(
-        long = "ubatch-size",
-        visible_alias = "ub",
-        value_name = "N",
-        default_value_t = 512,
-        value_parser = from_to(1, MAX_UBATCH)
-    )]
-    pub(crate) ubatch_size: usize,
-
-    /// How to print
-    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
-    pub(crate) output: BenchFormat,
 }
 
 /// `chaski models`.
