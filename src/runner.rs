@@ -98,11 +98,11 @@ impl ModelRunner for CpuRunner {
             // Copied, since the other threads wait meanwhile and the observer computes.
             let mut seen: Vec<(Site, usize, usize, Vec<f32>)> = Vec::new();
             let n_logits = if head { len * config.vocab_size } else { 0 };
-            backend.forward_observed(&rows, &mut logits[..n_logits], &mut |now| {
+            let ran = backend.forward_observed(&rows, &mut logits[..n_logits], &mut |now| {
                 let values = now.rows().flatten().copied().collect();
                 seen.push((now.site, now.layer, now.width, values));
-            })?;
-            hidden.extend_from_slice(backend.hidden());
+            });
+            // Also of a pass that failed: it may tell why.
             for (site, layer, width, values) in seen {
                 let n_rows = values.len() / width;
                 observer(
@@ -110,6 +110,8 @@ impl ModelRunner for CpuRunner {
                     Observed::new(site, layer, n_rows, width, width, &values),
                 );
             }
+            ran?;
+            hidden.extend_from_slice(backend.hidden());
         }
         Ok(hidden)
     }

@@ -49,6 +49,20 @@ pub enum ConvertError {
         /// The weight.
         value: f32,
     },
+    /// Balancing made a weight too large.
+    Overflow {
+        /// The source's name of its tensor.
+        tensor: String,
+        /// Its row in the source, from 0; 0 of a vector.
+        row: usize,
+        /// Its position in the row, from 0.
+        col: usize,
+    },
+    /// The file to write is one of the source's.
+    Own {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tile could not be quantised.
     Quantize {
         /// The source's name of its tensor.
@@ -111,6 +125,17 @@ impl fmt::Display for ConvertError {
                 "tensor `{}` has the value {value} at row {row}, column {col}: a model with such weights \
                  cannot compute anything",
                 tensor.escape_debug()
+            ),
+            Self::Overflow { tensor, row, col } => write!(
+                f,
+                "tensor `{}` has a weight at row {row}, column {col} that balancing its channel makes too \
+                 large for 32 bits: convert it without --calibrate",
+                tensor.escape_debug()
+            ),
+            Self::Own { path } => write!(
+                f,
+                "`{}` is a file of the source: write to another one",
+                path.display()
             ),
             Self::Quantize { tensor, .. } => {
                 write!(f, "could not quantise tensor `{}`", tensor.escape_debug())

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use chaski_models::{Config, TokenId, tensors::Role, tokenizer::Tokenizer};
+use chaski_models::{Config, TokenId, forward::Site, tensors::Role, tokenizer::Tokenizer};
 
 use crate::{
     calibrate::{Calibration, CalibrationError},
@@ -49,6 +49,33 @@ pub(crate) fn rows(
     Ok(out)
 }
 
+/// Refuses hidden states that are not finite, which enter `site`.
+pub(crate) fn check_states(
+    states: &[f32],
+    site: impl FnOnce() -> String,
+) -> Result<(), ConvertError> {
+    match states.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(CalibrationError::NotFinite { site: site() }.into()),
+    }
+}
+
+/// What is seen at a site of a layer enters.
+pub(crate) fn place(site: Site, layer: usize) -> String {
+    match site {
+        Site::Head => "the head".to_owned(),
+        site => format!("{site} of layer {layer}"),
+    }
+}
+
+/// What hidden states behind a layer enter.
+pub(crate) fn behind(layer: usize, config: &Config) -> String {
+    match layer + 1 {
+        next if next == config.n_layers => "the head".to_owned(),
+        next => format!("layer {next}"),
+    }
+}
+
 /// The embeddings of tokens, `[tokens, dim]`.
 pub(crate) fn embeddings(
     source: &dyn Source,
@@ -64,5 +91,6 @@ pub(crate) fn embeddings(
         }
         hidden.extend(rows(source, embeddings, token.index()..token.index() + 1)?);
     }
+    check_states(&hidden, || "layer 0, the embeddings".to_owned())?;
     Ok(hidden)
 }

@@ -21,7 +21,7 @@ pub trait ModelRunner {
     /// * `head`: whether the logits of all rows are computed, so that their input is seen; the logits
     ///   themselves are dropped.
     /// * `observer(text, rows)`: all rows of a text at each [`Site`](chaski_models::forward::Site), in
-    ///   the order of the walk, text by text.
+    ///   the order of the walk, text by text; of a text that fails what was seen of it.
     ///
     /// Returns the hidden states behind the last layer, `[rows of all texts, dim]`.
     ///

@@ -1,6 +1,6 @@
 //! A finished conversion, measured against its source.
 
-use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::Arc};
+use std::{num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
 use chaski::{
     Model, ModelOptions, Session, SessionOptions,
@@ -17,18 +17,21 @@ const CHUNKS: usize = 16;
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
 
-/// Measures the file `made` against its source on `text`.
+/// The fewest tokens of a text that something can be measured on.
+pub(crate) const LEAST: usize = 4;
+
+/// Measures the model `made` against its source on `text`.
 ///
 /// The source is kept unquantised in the cache, as it is for `eval --against`.
 pub(crate) fn measure(
     source: &str,
-    made: &Path,
+    made: Model,
     text: &str,
     threads: Option<NonZeroUsize>,
 ) -> anyhow::Result<Report> {
     let reference = resolve::resolve_unquantized(source)?;
-    let open = |path: &Path| Model::open(path, &ModelOptions::default()).map(Arc::new);
-    let (model, reference) = (open(made)?, open(&reference)?);
+    let reference = Model::open(&reference, &ModelOptions::default())?;
+    let (model, reference) = (Arc::new(made), Arc::new(reference));
     let tokenizer = model.tokenizer()?.tokenizer;
     let bos = tokenizer.bos();
     let mut tokens: Vec<_> = bos.into_iter().collect();

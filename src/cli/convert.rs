@@ -1,15 +1,17 @@
 //! `chaski convert`.
 
 use std::{
+    cell::RefCell,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
-use chaski::eval::Report as Measured;
+use chaski::{Model, ModelOptions, eval::Report as Measured};
 use chaski_convert::{
-    Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
+    Allocation, Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
 };
+use chaski_models::tokenizer::{Specials, Tokenizer};
 use chaski_quant::{QuantType, container::AtomicFile};
 
 use super::{
@@ -38,25 +40,65 @@ pub(crate) fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     if let Some(text) = &args.calibrate {
         options.calibration = Some(calibration(text)?);
     }
-    // What cannot be measured is told before the work is done.
-    if let Some(text) = &args.certify {
-        eval::read_text(text)?;
+    let certify_text = match &args.certify {
+        Some(text) => Some(eval::read_text(text)?),
+        None => None,
+    };
+    let check_text = check_text(args, options.calibration.as_ref())?;
+    if !args.dry_run {
+        // What cannot be measured is told before the work is done.
+        long_enough(args, &path, certify_text.as_deref(), check_text.as_ref())?;
     }
-    let check_text = check_text(args)?;
-    if args.no_tokenizer && (args.certify.is_some() || check_text.is_some()) {
-        let tokenizer = source::open(&path)?.tokenizer();
-        tokenizer.context("what is to be measured reads a text, which needs a tokenizer")?;
-    }
+    let texts = (check_text.as_ref(), certify_text.as_deref());
     let Some(quant) = args.quant else {
-        return to_target(args, &path, &name, options, check_text.as_ref());
+        return to_target(args, &path, &name, options, texts);
     };
     if args.dry_run {
         return tell_plan(args, &path, &options);
     }
     let file = file(args, &name, quant.name())?;
     let report = resolve::convert(&path, &file, &options)?;
-    let measured = check(args, &file, &options, check_text.as_ref());
-    finish(args, &file, &report, measured)
+    let measured = check_file(args, &file, &options, texts.0);
+    finish(args, &file, &report, measured, texts.1)
+}
+
+/// Fails where a text that the file is to be measured on has too few tokens.
+fn long_enough(
+    args: &ConvertArgs,
+    path: &Path,
+    certify: Option<&str>,
+    check: Option<&CheckText>,
+) -> anyhow::Result<()> {
+    if certify.is_none() && check.is_none() {
+        return Ok(());
+    }
+    let source = source::open(path)?;
+    let files = source
+        .tokenizer()
+        .context("what is to be measured reads a text, which needs a tokenizer")?;
+    let tokenizer = Tokenizer::from_hf(&files.tokenizer_json, files.tokenizer_config.as_ref())?;
+    let tokens = |text: &str| -> anyhow::Result<usize> {
+        let own = tokenizer.encode(text, Specials::AsText)?.len();
+        Ok(own + usize::from(tokenizer.bos().is_some()))
+    };
+    if let (Some(text), Some(name)) = (certify, &args.certify) {
+        let needed = eval::CERTIFY_CHUNK.min(source.config().max_seq_len);
+        let tokens = tokens(text)?;
+        anyhow::ensure!(
+            tokens >= needed,
+            "--certify {}: the text has {tokens} tokens, at least {needed} are needed",
+            name.display()
+        );
+    }
+    if let Some(CheckText { name, text }) = check {
+        let tokens = tokens(text)?;
+        anyhow::ensure!(
+            tokens >= check::LEAST,
+            "--check {name}: the text has {tokens} tokens, at least {} are needed",
+            check::LEAST
+        );
+    }
+    Ok(())
 }
 
 /// Tells what was done, certifies the file where that was asked for, and tells what failed of what came
@@ -66,31 +108,44 @@ fn finish(
     file: &Path,
     report: &Report,
     measured: anyhow::Result<Option<Measured>>,
+    certify_text: Option<&str>,
 ) -> anyhow::Result<()> {
     let (measured, failed) = match measured {
-        Ok(measured) => (measured, certify(args, file).err()),
+        Ok(measured) => (measured, certify(args, file, certify_text).err()),
         Err(e) => (None, Some(e)),
     };
     tell_report(args, file, report, measured.as_ref())?;
     failed.map_or(Ok(()), Err)
 }
 
-/// The text on which a finished file is to be measured.
-fn check_text(args: &ConvertArgs) -> anyhow::Result<Option<Calibration>> {
-    let text = match (&args.check, args.max_kld) {
-        (Some(text), _) => calibration(text)?,
-        (None, Some(_)) => Calibration::built_in(),
+/// The text on which a finished file is measured.
+struct CheckText {
+    name: String,
+    text: String,
+}
+
+/// Reads that text, where the file is to be measured.
+fn check_text(
+    args: &ConvertArgs,
+    calibrated: Option<&Calibration>,
+) -> anyhow::Result<Option<CheckText>> {
+    let name = match (&args.check, args.max_kld) {
+        (Some(name), _) => name.as_path(),
+        (None, Some(_)) => Path::new("default"),
         (None, None) => return Ok(None),
     };
-    if let Some(calibrated) = &args.calibrate
-        && calibration(calibrated)?.text() == text.text()
-    {
+    let text = match name == Path::new("default") {
+        true => Calibration::built_in().text().to_owned(),
+        false => eval::read_text(name)?,
+    };
+    if calibrated.is_some_and(|c| c.text() == text) {
         out::note(
             "note: the file is measured on the text that it is calibrated with, and loses more on others: \
              --check TEXT measures on another one",
         );
     }
-    Ok(Some(text))
+    let name = name.display().to_string();
+    Ok(Some(CheckText { name, text }))
 }
 
 /// The file to write.
@@ -111,9 +166,9 @@ fn file(args: &ConvertArgs, name: &str, types: &str) -> anyhow::Result<PathBuf> 
 }
 
 /// Writes what the file was measured to lose, where that was asked for.
-fn certify(args: &ConvertArgs, file: &Path) -> anyhow::Result<()> {
-    if let Some(text) = &args.certify {
-        eval::certify(file, &args.src, text, args.threads)?;
+fn certify(args: &ConvertArgs, file: &Path, text: Option<&str>) -> anyhow::Result<()> {
+    if let (Some(name), Some(text)) = (&args.certify, text) {
+        eval::certify(file, &args.src, name, text, args.threads)?;
     }
     Ok(())
 }
@@ -154,16 +209,42 @@ fn tell_report(
     Ok(())
 }
 
-/// Measures a finished file where that was asked for.
+/// Measures what was written where that was asked for.
 fn check(
+    args: &ConvertArgs,
+    model: Model,
+    options: &ConvertOptions,
+    text: Option<&CheckText>,
+) -> anyhow::Result<Option<Measured>> {
+    let Some(text) = text else { return Ok(None) };
+    let measured = check::measure(&args.src, model, &text.text, options.threads)?;
+    Ok(Some(measured))
+}
+
+/// The same of a file that has its name.
+fn check_file(
     args: &ConvertArgs,
     file: &Path,
     options: &ConvertOptions,
-    text: Option<&Calibration>,
+    text: Option<&CheckText>,
 ) -> anyhow::Result<Option<Measured>> {
-    let Some(text) = text else { return Ok(None) };
-    let measured = check::measure(&args.src, file, text.text(), options.threads)?;
-    Ok(Some(measured))
+    match text {
+        Some(_) => check(
+            args,
+            Model::open(file, &ModelOptions::default())?,
+            options,
+            text,
+        ),
+        None => Ok(None),
+    }
+}
+
+/// Draws the front where that was asked for.
+fn draw(args: &ConvertArgs, allocation: &Allocation) -> anyhow::Result<()> {
+    match &args.plot {
+        Some(path) => target::plot(path, allocation, args.force),
+        None => Ok(()),
+    }
 }
 
 /// Conversions that `--max-kld` takes at most.
@@ -176,9 +257,20 @@ fn to_target(
     path: &Path,
     name: &str,
     mut options: ConvertOptions,
-    check_text: Option<&Calibration>,
+    (check_text, certify_text): (Option<&CheckText>, Option<&str>),
 ) -> anyhow::Result<()> {
     let source = source::open(path)?;
+    if let Some(plot) = &args.plot {
+        AtomicFile::create(plot, args.force)?;
+        let absolute = |path: &Path| std::path::absolute(path).ok();
+        let is_output = |out: &PathBuf| absolute(out) == absolute(plot);
+        if source::is_part_of(&*source, plot) || args.output.as_ref().is_some_and(is_output) {
+            bail!(
+                "--plot {}: the model has that name, or its source: draw into another file",
+                plot.display()
+            );
+        }
+    }
     if args.output.is_some() && !args.dry_run {
         // What would be told when the types are known is told before they are measured.
         AtomicFile::create(&file(args, name, "")?, args.force)?;
@@ -192,8 +284,9 @@ fn to_target(
         if !args.json && !out::is_quiet() {
             out::print(&target::told(&allocation))?;
         }
-        options.recipe = allocation.recipe;
+        options.recipe = allocation.recipe.clone();
         if args.dry_run {
+            draw(args, &allocation)?;
             return tell_plan(args, path, &options);
         }
         interrupt::follow()?;
@@ -201,22 +294,26 @@ fn to_target(
         let file = file(args, name, &types)?;
         let Some(wanted) = args.max_kld else {
             let report = resolve::convert(path, &file, &options)?;
-            let measured = check(args, &file, &options, check_text);
-            return finish(args, &file, &report, measured);
+            draw(args, &allocation)?;
+            let measured = check_file(args, &file, &options, check_text);
+            return finish(args, &file, &report, measured, certify_text);
         };
-        // Under another name until it keeps to what was asked: a file that was there stays there.
-        AtomicFile::create(&file, args.force)?;
-        let unchecked = Unchecked::beside(&file);
-        options.force = true;
-        let report = resolve::convert(path, &unchecked.0, &options)?;
-        let measured = check(args, &unchecked.0, &options, check_text)?;
-        let found = measured
-            .as_ref()
-            .map_or(0.0, |m| m.kl_divergence.mean.value);
-        if found <= wanted {
-            unchecked.name(&file, args.force)?;
-            return finish(args, &file, &report, Ok(measured));
+        // It gets its name if it keeps to what was asked: a file that was there stays there till then.
+        let measured = RefCell::new(None);
+        let keeps = |made: &AtomicFile| {
+            let model = Model::from_container(made.open()?, &file, &ModelOptions::default())?;
+            let of = check(args, model, &options, check_text)?;
+            let found = of.as_ref().map_or(0.0, |m| m.kl_divergence.mean.value);
+            *measured.borrow_mut() = of;
+            Ok(found <= wanted)
+        };
+        let report = resolve::convert_if(path, &file, &options, &keeps)?;
+        let measured = measured.into_inner();
+        if let Some(report) = report {
+            draw(args, &allocation)?;
+            return finish(args, &file, &report, Ok(measured), certify_text);
         }
+        let found = measured.map_or(0.0, |m| m.kl_divergence.mean.value);
         out::note(format_args!(
             "{found:.5} measured where {:.5} was predicted: more than {wanted}, so again with larger types",
             allocation.kld
@@ -231,37 +328,6 @@ fn to_target(
         "no types were found that keep to --max-kld {} in {ROUNDS} conversions: use --size, or --quant f16",
         args.max_kld.unwrap_or_default()
     )
-}
-
-/// A file that is not measured yet; it goes if it is not given its name.
-struct Unchecked(PathBuf);
-
-impl Unchecked {
-    fn beside(file: &Path) -> Self {
-        let mut name = file.file_name().unwrap_or_default().to_owned();
-        name.push(".unchecked");
-        Self(file.with_file_name(name))
-    }
-
-    /// Gives it its name.
-    fn name(&self, file: &Path, force: bool) -> anyhow::Result<()> {
-        // Somebody may have written one in the meantime.
-        AtomicFile::create(file, force)?;
-        std::fs::rename(&self.0, file).with_context(|| {
-            format!(
-                "{} cannot be renamed to {}",
-                self.0.display(),
-                file.display()
-            )
-        })
-    }
-}
-
-impl Drop for Unchecked {
-    fn drop(&mut self) {
-        // It is not there where it got its name, or was not written.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// The text to calibrate with.

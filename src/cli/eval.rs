@@ -32,6 +32,8 @@ use super::{
 
 /// Logits of this many positions are kept at once.
 const LOGIT_ROWS: usize = 32;
+/// Tokens of a chunk that a conversion measures, if the model takes as many.
+pub(crate) const CERTIFY_CHUNK: usize = 512;
 /// Most chunks that a conversion measures.
 const CERTIFY_CHUNKS: usize = 40;
 
@@ -155,18 +157,19 @@ fn run_alone(args: &EvalArgs, opened: &Opened) -> anyhow::Result<()> {
 pub(crate) fn certify(
     file: &Path,
     against: &str,
-    text: &Path,
+    name: &Path,
+    text: &str,
     threads: Option<usize>,
 ) -> anyhow::Result<()> {
     let mut args = EvalArgs {
         models: vec![file.display().to_string()],
         quant: None,
-        text: text.to_owned(),
+        text: name.to_owned(),
         against: Some(against.to_owned()),
         per_layer: false,
         certify: true,
         round_activations: false,
-        chunk: 512,
+        chunk: CERTIFY_CHUNK,
         chunks: Some(CERTIFY_CHUNKS),
         threads,
         kv: KvArg::F16,
@@ -175,11 +178,10 @@ pub(crate) fn certify(
         },
         json: true,
     };
-    let text = read_text(text)?;
-    let reference = Opened::new(resolve::resolve_unquantized(against)?, &text)?;
-    let model = Opened::new(file.to_owned(), &text)?;
+    let reference = Opened::new(resolve::resolve_unquantized(against)?, text)?;
+    let model = Opened::new(file.to_owned(), text)?;
     args.chunk = args.chunk.min(model.model.config().max_seq_len);
-    against::run(&args, &[model], &reference, &text)?;
+    against::run(&args, &[model], &reference, text)?;
     Ok(())
 }
 

@@ -366,7 +366,19 @@ pub(crate) fn convert(
     target: &Path,
     options: &ConvertOptions,
 ) -> anyhow::Result<Report> {
+    let report = convert_if(source, target, options, &|_| Ok(true))?;
+    report.context("a conversion that nobody refused was refused")
+}
+
+/// As [`convert`], but the file gets its name only if `keeps` says so of it; `None` if not.
+pub(crate) fn convert_if(
+    source: &Path,
+    target: &Path,
+    options: &ConvertOptions,
+    keeps: &dyn Fn(&AtomicFile) -> anyhow::Result<bool>,
+) -> anyhow::Result<Option<Report>> {
     interrupt::reset();
+    let kept = std::cell::RefCell::new(Ok(true));
     let bar = std::cell::RefCell::new(ProgressBar::hidden());
     let tell = |what: &str, done: usize, of: usize, memory: u64| {
         if done == 0 {
@@ -392,10 +404,14 @@ pub(crate) fn convert(
                 *bar.borrow_mut() = progress::bytes_bar(source_bytes, "converting");
             }
             Event::Advance { source_bytes, .. } => bar.borrow().set_position(source_bytes),
-            Event::Written(file) => bar.borrow().suspend(|| add_self_test(file)),
+            Event::Written(file) => {
+                bar.borrow().finish_and_clear();
+                add_self_test(file);
+                *kept.borrow_mut() = keeps(file);
+            }
             _ => {}
         }
-        if interrupt::asked() {
+        if interrupt::asked() || !matches!(*kept.borrow(), Ok(true)) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -409,7 +425,10 @@ pub(crate) fn convert(
         chaski_convert::convert(&*source, target, options, &events)
     };
     bar.borrow().finish_and_clear();
-    Ok(report?)
+    match kept.into_inner()? {
+        true => Ok(Some(report?)),
+        false => Ok(None),
+    }
 }
 
 /// What runs a source.

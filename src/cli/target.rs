@@ -1,6 +1,6 @@
 //! `chaski convert` for a size, a divergence or a memory instead of a type.
 
-use std::{cell::RefCell, fs, ops::ControlFlow, path::Path, str::FromStr};
+use std::{cell::RefCell, io::Write, ops::ControlFlow, path::Path, str::FromStr};
 
 use anyhow::Context;
 use chaski::{
@@ -12,7 +12,7 @@ use chaski_convert::{
     source::Source,
 };
 use chaski_models::tensors::tensor_name;
-use chaski_quant::scalar::attention::KvType;
+use chaski_quant::{container::AtomicFile, scalar::attention::KvType};
 use indicatif::ProgressBar;
 
 use super::{args::ConvertArgs, interrupt, out, plot, progress, resolve};
@@ -143,14 +143,10 @@ pub(crate) fn choose(
         (.., Some(Fit(ram))) => Target::Bytes(within(source, ram, args.threads)?),
         _ => anyhow::bail!("one of --quant, --size, --max-kld and --fit is needed"),
     };
-    let allocation = match measured {
+    Ok(match measured {
         Some(measured) => allocate_with(source, options, measured, target)?,
         None => allocate(source, options, target)?,
-    };
-    if let Some(path) = &args.plot {
-        plot(path, &allocation)?;
-    }
-    Ok(allocation)
+    })
 }
 
 /// The bytes of a file that runs within `ram`: less what a session of the default context takes on so many
@@ -188,7 +184,10 @@ fn within(source: &dyn Source, ram: u64, threads: Option<usize>) -> anyhow::Resu
     Ok(left)
 }
 
-fn plot(path: &Path, allocation: &Allocation) -> anyhow::Result<()> {
+/// Draws the front and what was chosen of it into a file.
+///
+/// * `force`: whether a file of that name may be replaced.
+pub(crate) fn plot(path: &Path, allocation: &Allocation, force: bool) -> anyhow::Result<()> {
     let points: Vec<_> = allocation
         .front
         .iter()
@@ -196,7 +195,10 @@ fn plot(path: &Path, allocation: &Allocation) -> anyhow::Result<()> {
         .collect();
     let chosen = (allocation.bytes as f64, allocation.kld);
     let svg = plot::front(&points, chosen);
-    fs::write(path, svg).with_context(|| format!("{} cannot be written", path.display()))
+    let mut file = AtomicFile::create(path, force)?;
+    file.write_all(svg.as_bytes())
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(file.commit()?)
 }
 
 /// The front and what was chosen of it, in words.

@@ -87,7 +87,8 @@ impl fmt::Display for SessionError {
             Self::NotFinite { pos } => write!(
                 f,
                 "the logits at position {pos} are not finite: run `chaski verify` on the file; if it \
-                 passes, try a larger type"
+                 passes, try a larger type, or, where it is not quantised, another source: its own weights \
+                 make numbers that are too large"
             ),
             Self::Sequence { seq, n_sequences } if seq < n_sequences => {
                 write!(f, "sequence {seq} was given two tokens for one step")

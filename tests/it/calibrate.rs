@@ -17,7 +17,7 @@ use chaski_models::{
 use chaski_quant::{QuantType, container::Container};
 use tempfile::TempDir;
 
-use crate::tiny;
+use crate::{sensitivity, tiny};
 
 pub(crate) fn checkpoint(variant: Variant, float_type: FloatType) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -330,4 +330,34 @@ fn what_is_done_is_told_in_its_order() {
         "written",
     ];
     assert_eq!(told, want);
+}
+
+#[test]
+fn what_is_not_finite_is_named_by_its_own_layer() {
+    let fails = |changes: &[(&str, f32)], recipe: &str| {
+        let dir = checkpoint(Variant::Llama, FloatType::F32);
+        for (name, by) in changes {
+            sensitivity::scale(&dir, name, *by);
+        }
+        let source = source::open(&dir.path().join("tiny")).unwrap();
+        let mut runner = CpuRunner::new(NonZeroUsize::new(1)).unwrap();
+        let out = dir.path().join("out.chaski");
+        let options = options(recipe, Some(short_text()));
+        let error = convert_with(&*source, &out, &options, &mut runner, &Silent);
+        assert!(!out.exists());
+        error.unwrap_err().to_string()
+    };
+    let up = "model.layers.1.mlp.up_proj.weight";
+    let down = "model.layers.0.mlp.down_proj.weight";
+    for recipe in ["q4", "q8"] {
+        let said = fails(&[(up, f32::NAN)], recipe);
+        assert!(said.contains(up) && said.contains("NaN"), "{said}");
+        // Weights that are finite, and hidden states that are not.
+        let first = "model.layers.0.mlp.up_proj.weight";
+        let said = fails(&[(first, 1e5), (down, 1e36)], recipe);
+        assert!(said.contains("input of layer 1"), "{said}");
+        let second = "model.layers.1.mlp.down_proj.weight";
+        let said = fails(&[(up, 1e5), (second, 1e36)], recipe);
+        assert!(said.contains("input of the head"), "{said}");
+    }
 }

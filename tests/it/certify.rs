@@ -329,8 +329,56 @@ fn a_divergence_asked_for_is_kept_to_and_a_failure_leaves_the_old_file() {
     assert_eq!(fs::read(place.path().join("m.chaski")).unwrap(), first);
     assert_eq!(names(), before);
 
-    // A conversion that was not asked for a divergence stays when it cannot be measured.
+    // So is one that cannot be measured when the file is made: the source has no place in the cache.
+    let without_cache = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("CHASKI_CACHE", place.path().join("text"));
+        let out = command.output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    without_cache(&convert(&["--check", "text", "--force"]));
+    assert_eq!(fs::read(place.path().join("m.chaski")).unwrap(), first);
+    assert_eq!(names(), before);
+    // A conversion that was not asked for a divergence is told, and stays.
     let plain = ["convert", "tiny", "--quant", "q4", "-o", "n.chaski"];
-    place.fails(&[&plain[..], &["--check", "short"]].concat(), 1);
+    let said = without_cache(&[&plain[..], &["--check", "text"]].concat());
+    assert!(said.contains("n.chaski: "), "{said}");
     place.ok(&["verify", "n.chaski"]);
+    for (flag, name) in [("--check", "short"), ("--certify", "short")] {
+        let plain = ["convert", "tiny", "--quant", "q4", "-o", "o.chaski"];
+        let err = place.fails(&[&plain[..], &[flag, name]].concat(), 1);
+        assert!(err.contains("short: the text has"), "{err}");
+        assert!(!place.path().join("o.chaski").exists());
+    }
+}
+
+#[test]
+fn no_file_of_the_source_is_written() {
+    let place = Place::new(Variant::Llama);
+    let source = |name: &str| fs::read(place.path().join("tiny").join(name)).unwrap();
+    let files = ["config.json", "model.safetensors", "tokenizer.json"];
+    let before = files.map(source);
+    fs::write(place.path().join("old.svg"), "old").unwrap();
+    for file in files {
+        let name = format!("tiny/{file}");
+        let convert = |rest: &[&str]| {
+            let args = [&["convert", "tiny", "--force"], rest].concat();
+            place.fails(&args, 1)
+        };
+        let err = convert(&["--quant", "q4", "-o", &name]);
+        assert!(err.contains(file) && err.contains("of the source"), "{err}");
+        let err = convert(&["--size", "1MB", "-o", "m.chaski", "--plot", &name]);
+        assert!(err.contains(file) && err.contains("source"), "{err}");
+    }
+    assert_eq!(files.map(source), before);
+    let size = ["convert", "tiny", "--size", "1MB", "-o", "m.chaski"];
+    let err = place.fails(&[&size[..], &["--plot", "m.chaski"]].concat(), 1);
+    assert!(err.contains("m.chaski") && err.contains("another"), "{err}");
+    let err = place.fails(&[&size[..], &["--plot", "old.svg"]].concat(), 1);
+    assert!(err.contains("--force"), "{err}");
+    assert!(!place.path().join("m.chaski").exists());
+    place.ok(&[&size[..], &["--plot", "old.svg", "--force"]].concat());
+    let drawn = fs::read_to_string(place.path().join("old.svg")).unwrap();
+    assert!(drawn.contains("<svg"), "{drawn}");
 }

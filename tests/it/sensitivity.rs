@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::calibrate::{checkpoint, converted, options};
 
 /// Multiplies the values of a tensor of the F32 checkpoint in `dir`.
-fn scale(dir: &TempDir, name: &str, by: f32) {
+pub(crate) fn scale(dir: &TempDir, name: &str, by: f32) {
     let path = dir.path().join("tiny/model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

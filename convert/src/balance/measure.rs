@@ -89,12 +89,15 @@ impl<'a> Balance<'a, '_> {
                     add(&mut seen, &now);
                 }
             });
+            // Before the runner's error, which follows from it.
+            let is_broken = |s: &&(Site, Vec<f64>)| !s.1.iter().all(|x| x.is_finite());
+            if let Some((site, _)) = seen.iter().find(is_broken) {
+                let site = inputs::place(*site, layer);
+                return Err(CalibrationError::NotFinite { site }.into());
+            }
             hidden = ran.map_err(CalibrationError::Runner)?;
+            inputs::check_states(&hidden, || inputs::behind(layer, config))?;
             for (site, sums) in seen {
-                if sums.iter().any(|x| !x.is_finite()) {
-                    let site = format!("{site} of layer {layer}");
-                    return Err(CalibrationError::NotFinite { site }.into());
-                }
                 if !self.pays(&mapped, site, layer) {
                     continue;
                 }

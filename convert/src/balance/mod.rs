@@ -29,6 +29,7 @@ use std::ops::Range;
 use chaski_models::{Config, tensors::Role};
 
 use crate::{
+    error::ConvertError,
     mapping::Mapped,
     source::{
         Generation, Naming, RowOrder, Source, SourceError, SourceFile, SourceTensor, TokenizerFiles,
@@ -117,6 +118,27 @@ impl<'a> Balanced<'a> {
             true => factors.cols = inverse,
             false => factors.rows = inverse,
         }
+    }
+
+    /// `error`, or that a weight became infinite by its channel's factor.
+    pub(crate) fn name_overflow(&self, error: ConvertError) -> ConvertError {
+        match error {
+            ConvertError::NotFinite {
+                tensor,
+                row,
+                col,
+                value,
+            } if value.is_infinite() && self.changes(&tensor) => {
+                ConvertError::Overflow { tensor, row, col }
+            }
+            error => error,
+        }
+    }
+
+    fn changes(&self, name: &str) -> bool {
+        let tensors = self.source.tensors().iter().zip(&self.factors);
+        let mut of_name = tensors.filter(|(tensor, _)| tensor.name == name);
+        of_name.any(|(_, factors)| *factors != Factors::default())
     }
 
     /// Balances the channels of a norm, or of the matrix that makes them.

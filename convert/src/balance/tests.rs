@@ -251,3 +251,33 @@ fn only_what_enters_fine_types_alone_is_balanced() {
     let floats = with(recipe("bf16"), Role::FfnDown, QuantType::Q8);
     assert!(same(&floats, Role::AttnNorm) && !same(&floats, Role::FfnUp));
 }
+
+#[test]
+fn a_weight_that_its_factor_makes_infinite_is_not_the_sources() {
+    let dir = Checkpoint::new(Dtype::F32, true).write();
+    let plain = source::open(dir.path()).unwrap();
+    let mut balanced = Balanced::new(&*plain);
+    let at = |name: &str| {
+        let tensors = plain.tensors();
+        tensors.iter().position(|t| t.name.contains(name)).unwrap()
+    };
+    let (down, up) = (at("layers.0.mlp.down_proj"), at("layers.0.mlp.up_proj"));
+    balanced.scale_cols(down, &vec![MOST; plain.tensors()[down].cols]);
+    let error = |tensor: usize, value| ConvertError::NotFinite {
+        tensor: plain.tensors()[tensor].name.clone(),
+        row: 1,
+        col: 2,
+        value,
+    };
+    let said = balanced
+        .name_overflow(error(down, f32::INFINITY))
+        .to_string();
+    assert!(
+        said.contains("without --calibrate") && said.contains("down_proj"),
+        "{said}"
+    );
+    for same in [error(up, f32::INFINITY), error(down, f32::NAN)] {
+        let said = balanced.name_overflow(same).to_string();
+        assert!(said.contains("cannot compute anything"), "{said}");
+    }
+}

@@ -112,11 +112,12 @@ impl Calibrate<'_> {
                 }
                 moments.add(&*products, &rows);
             });
-            ran.map_err(CalibrationError::Runner)?;
+            // Before the runner's error, which follows from it.
             if let Some(site) = not_finite {
-                let site = format!("{site} of layer {layer}");
+                let site = inputs::place(site, layer);
                 return Err(CalibrationError::NotFinite { site }.into());
             }
+            ran.map_err(CalibrationError::Runner)?;
             drop(rows);
             for (site, moments) in seen {
                 let layer = (site != Site::Head).then_some(layer);
@@ -127,6 +128,7 @@ impl Calibrate<'_> {
             let file = slice.file_with(self.limits, layer, self.plan, &mapped, &spill, folder)?;
             let ran = runner.observe(file, &lens, false, &mut |_, _| ());
             hidden = ran.map_err(CalibrationError::Runner)?;
+            inputs::check_states(&hidden, || inputs::behind(layer, config))?;
             self.tell(layer + 1, steps, memory)?;
         }
         self.tell(steps, steps, memory)?;

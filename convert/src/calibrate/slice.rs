@@ -249,8 +249,38 @@ impl<'a> Slice<'a> {
     ) -> Result<Vec<u8>, ConvertError> {
         let metadata = texts::metadata(self, plan, options, None, &[])?;
         let out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize + (1 << 16)));
-        let (out, _) = write(self, plan, limits, out, metadata, &[], &Silent, spill)?;
+        let written = write(self, plan, limits, out, metadata, &[], &Silent, spill);
+        let (out, _) = written.map_err(|e| self.in_source(e))?;
         Ok(out.into_inner())
+    }
+
+    /// An error that calls a tensor what the source calls it: here all layers are the first.
+    fn in_source(&self, error: ConvertError) -> ConvertError {
+        let own = |name: String| {
+            let at = self.tensors.iter().position(|t| t.name == name);
+            match at.map(|at| &self.from[at]) {
+                Some(&From::Source(index)) => self.source.tensors()[index].name.clone(),
+                _ => name,
+            }
+        };
+        match error {
+            ConvertError::NotFinite {
+                tensor,
+                row,
+                col,
+                value,
+            } => ConvertError::NotFinite {
+                tensor: own(tensor),
+                row,
+                col,
+                value,
+            },
+            ConvertError::Quantize { tensor, cause } => ConvertError::Quantize {
+                tensor: own(tensor),
+                cause,
+            },
+            error => error,
+        }
     }
 
     /// The bytes of a container that holds it.

@@ -31,7 +31,7 @@ use crate::{
     progress::{Event, Progress},
     report::{Report, report, role_errors},
     runner::ModelRunner,
-    source::Source,
+    source::{Source, is_part_of},
 };
 
 mod digest;
@@ -97,6 +97,10 @@ fn run(
     let start = Instant::now();
     // First of all what fails at once: an existing file, a folder that cannot be written.
     let file = AtomicFile::create(out, options.force)?;
+    if is_part_of(source, out) {
+        let path = out.to_owned();
+        return Err(ConvertError::Own { path });
+    }
     let plan = plan(source, options)?;
     let tokenizer = texts::TokenizerForms::read(source)?;
     let mut notes = plan.notes.clone();
@@ -139,6 +143,10 @@ fn run(
         let options = &mut metadata.provenance.options;
         options.insert(balance::OPTION.to_owned(), balance::VERSION.to_string());
     }
+    let named = |e: ConvertError| match &balanced {
+        Some(balanced) => balanced.name_overflow(space::name_full_disk(e, out, needed)),
+        None => space::name_full_disk(e, out, needed),
+    };
     let source = balanced.as_ref().map_or(source, |b| b as &dyn Source);
     let spill = match (&options.calibration, runner) {
         (None, _) => None,
@@ -153,7 +161,7 @@ fn run(
                 progress,
             };
             let spill = calibrate.run(calibration, runner, folder);
-            Some(spill.map_err(|e| space::name_full_disk(e, out, needed))?)
+            Some(spill.map_err(named)?)
         }
     };
     let start_event = Event::Start {
@@ -181,7 +189,7 @@ fn run(
         file.commit()?;
         Ok((stats, len))
     });
-    let (stats, file_bytes) = result.map_err(|e| space::name_full_disk(e, out, needed))?;
+    let (stats, file_bytes) = result.map_err(named)?;
     Ok(report(
         &plan,
         &stats,

@@ -147,10 +147,7 @@ impl Walk<'_> {
                 done += work.layer * group.len() as u64;
                 self.tell(&work, done)?;
             }
-            check(&states, || match layer + 1 {
-                behind if behind == self.config.n_layers => "the head".to_owned(),
-                behind => format!("layer {behind}"),
-            })?;
+            inputs::check_states(&states, || inputs::behind(layer, self.config))?;
             variants.extend(made);
         }
         self.compare(states, variants, done, &work, runner)
@@ -169,7 +166,7 @@ impl Walk<'_> {
         for ((role, layer), hidden) in &mut variants {
             self.keep_compared(hidden);
             let name = tensor_name(*role, *layer);
-            check(hidden, || format!("the head, with {name} in {PROBE}"))?;
+            inputs::check_states(hidden, || format!("the head, with {name} in {PROBE}"))?;
         }
         let norm = inputs::tensor(self.mapped, Role::OutputNorm);
         let norm = inputs::rows(self.source, norm, 0..1)?;
@@ -299,12 +296,4 @@ fn in_probe(roles: &[Role]) -> Vec<TypeOverride> {
 
 fn failed(cause: RunnerError) -> ConvertError {
     CalibrationError::Runner(cause).into()
-}
-
-/// Refuses states that are not finite, which enter `site`.
-fn check(states: &[f32], site: impl Fn() -> String) -> Result<(), ConvertError> {
-    match states.iter().all(|x| x.is_finite()) {
-        true => Ok(()),
-        false => Err(CalibrationError::NotFinite { site: site() }.into()),
-    }
 }

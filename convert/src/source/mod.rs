@@ -105,6 +105,25 @@ pub struct Generation {
     pub repetition_penalty: Option<f32>,
 }
 
+/// Whether a path is a file that a source was read from, or that belongs to it: its configuration, its
+/// tokenizer. Such a file is not to be written.
+pub fn is_part_of(source: &dyn Source, path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    let extension = path.extension().and_then(|e| e.to_str());
+    let belongs = matches!(
+        extension,
+        Some("json" | "safetensors" | "model" | "jinja" | "txt")
+    );
+    source.files().iter().any(|file| {
+        let Ok(own) = file.path.canonicalize() else {
+            return false;
+        };
+        own == path || (belongs && source.kind() == "safetensors" && own.parent() == path.parent())
+    })
+}
+
 /// A checkpoint that can be read row by row.
 pub trait Source: Send + Sync {
     /// `safetensors` or `gguf`.

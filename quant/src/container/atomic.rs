@@ -51,7 +51,10 @@ impl AtomicFile {
     pub fn create(target: impl Into<PathBuf>, force: bool) -> Result<Self, ContainerError> {
         let target = target.into();
         match fs::symlink_metadata(&target) {
-            Ok(found) if found.is_dir() => return Err(ContainerError::NotAFile { path: target }),
+            // Nor a device, which root could replace.
+            Ok(found) if !found.is_file() && !found.is_symlink() => {
+                return Err(ContainerError::NotAFile { path: target });
+            }
             Ok(_) if !force => return Err(ContainerError::Exists { path: target }),
             _ => {}
         }
@@ -288,6 +291,14 @@ mod tests {
 
         let error = AtomicFile::create(dir.path(), true).unwrap_err();
         assert!(matches!(error, ContainerError::NotAFile { .. }), "{error}");
+        #[cfg(unix)]
+        {
+            let socket = dir.path().join("socket");
+            let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let error = AtomicFile::create(&socket, true).unwrap_err();
+            assert!(error.to_string().contains("regular file"), "{error}");
+            assert!(!fs::symlink_metadata(&socket).unwrap().is_file());
+        }
         let error = AtomicFile::create(dir.path().join("no/m.chaski"), true).unwrap_err();
         assert!(error.to_string().contains("no/m.chaski"), "{error}");
     }
