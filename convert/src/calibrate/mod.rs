@@ -39,7 +39,7 @@ use slice::Slice;
 pub use text::{Calibration, CalibrationError};
 
 /// What is added to the mean square of every column, as a share of it.
-const DAMPING: f64 = 0.02;
+const DAMPING: f64 = 0.2;
 
 /// The inputs of a layer's matrices.
 const SITES: [Site; 4] = [Site::Qkv, Site::AttnOutput, Site::GateUp, Site::Down];
