@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::Arc};
 
-use chaski_convert::{ModelRunner, Products, RunnerError};
+use chaski_convert::{LOGIT_ROWS, ModelRunner, Products, RunnerError};
 use chaski_kernels_simd::Kernels;
 use chaski_models::{
     Backend, Row, TokenId,
@@ -47,9 +47,6 @@ impl CpuRunner {
 
 /// Rows of a pass of several texts.
 const PASS_ROWS: usize = 512;
-
-/// Rows whose logits are kept of a reference and of a variant at once.
-const HEAD_ROWS: usize = 32;
 
 /// What looks on while texts are read.
 type Observer<'a> = &'a mut dyn FnMut(usize, Observed<'_>);
@@ -145,7 +142,7 @@ impl ModelRunner for CpuRunner {
         variants: &[(usize, &[f32])],
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f64>>, RunnerError> {
-        let limits = self.limits(HEAD_ROWS, 1, 1);
+        let limits = self.limits(LOGIT_ROWS, 1, 1);
         let mut backends = Vec::with_capacity(heads.len());
         for head in heads {
             backends.push(CpuBackend::new(&self.open(head)?, &limits)?);
@@ -158,11 +155,11 @@ impl ModelRunner for CpuRunner {
         let n_rows = reference.len() / dim;
         let mut sums = vec![0.0; variants.len()];
         let mut expected: Vec<Expected> = Vec::new();
-        let mut logits = [(); 2].map(|()| vec![0.0; HEAD_ROWS.min(n_rows) * vocab_size]);
+        let mut logits = [(); 2].map(|()| vec![0.0; LOGIT_ROWS.min(n_rows) * vocab_size]);
         let [p, q] = &mut logits;
         let mut done = 0;
-        for from in (0..n_rows).step_by(HEAD_ROWS) {
-            let n = HEAD_ROWS.min(n_rows - from);
+        for from in (0..n_rows).step_by(LOGIT_ROWS) {
+            let n = LOGIT_ROWS.min(n_rows - from);
             let mut run = |head: usize, hidden: &[f32], logits: &mut [f32]| {
                 let backend = &mut backends[head];
                 let hidden = &hidden[from * dim..(from + n) * dim];
@@ -360,7 +357,7 @@ mod tests {
         let model = CpuRunner::new(None).unwrap().open(file.clone()).unwrap();
         let config = model.config();
         // More rows than are computed at once.
-        let n = HEAD_ROWS + 3;
+        let n = LOGIT_ROWS + 3;
         let mut draw = || -> Vec<f32> {
             let numbers = 0..n * config.dim;
             numbers.map(|_| rng.normal() as f32).collect()

@@ -63,5 +63,5 @@ pub use plan::{ConvertPlan, FileInfo, JSON_SCHEMA, PlannedTensor, RecipeUse, Sou
 pub use progress::{Event, Progress, Silent};
 pub use recipe::{Recipe, RecipeError, TypeOverride};
 pub use report::{Report, RoleReport, TensorReport, WeightError};
-pub use runner::{ModelRunner, Products, RunnerError};
+pub use runner::{LOGIT_ROWS, ModelRunner, Products, RunnerError};
 pub use sensitivity::{Sensitivities, measure};

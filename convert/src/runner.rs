@@ -10,6 +10,10 @@ use chaski_models::forward::Observed;
 /// Why a runner failed.
 pub type RunnerError = Box<dyn Error + Send + Sync>;
 
+/// Rows whose logits [`ModelRunner::divergences`] holds at a time: so many of the reference, and so many of a
+/// variant. Memory is reckoned with them.
+pub const LOGIT_ROWS: usize = 32;
+
 /// Runs models and sums their activations.
 ///
 /// Results must not depend on the number of threads.
@@ -54,7 +58,7 @@ pub trait ModelRunner {
     ///
     /// Returns of each variant the Kullback-Leibler divergence from the reference, in nats, the mean over
     /// the rows, summed in their order; `None` if `progress` stopped. No more logits are held at a time
-    /// than those of some rows of the reference and of one variant.
+    /// than those of [`LOGIT_ROWS`] rows of the reference and of one variant.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use crate::{
     pipeline::{Limits, go_on},
     progress::{Event, Progress},
     recipe::TypeOverride,
-    runner::{ModelRunner, RunnerError},
+    runner::{LOGIT_ROWS, ModelRunner, RunnerError},
     source::Source,
 };
 
@@ -32,8 +32,8 @@ const SKIPPED: usize = 16;
 /// more.
 const GROUP: usize = 8 << 20;
 
-/// Rows whose logits a runner is reckoned to hold, of 16 bytes each with what is computed of them.
-const HEAD_ROWS: u64 = 32;
+/// Bytes of a logit with what is computed of it.
+const LOGIT_BYTES: usize = 16;
 
 /// The matrices of a layer that are quantised one after the other; gate and up need one type.
 const UNITS: [&[Role]; 6] = [
@@ -274,7 +274,7 @@ impl Walk<'_> {
         let in_head = (n_units + 1) * states
             + 5 * head
             + 8 * self.layer_weights()
-            + HEAD_ROWS * 16 * c.vocab_size as u64;
+            + (LOGIT_ROWS * LOGIT_BYTES * c.vocab_size) as u64;
         Work {
             layer,
             row: head,
