@@ -8,7 +8,7 @@ use chaski::{
 };
 use chaski_models::tokenizer::Specials;
 
-use super::{interrupt, progress, resolve};
+use super::{interrupt, out, progress, resolve};
 
 /// Tokens of a chunk; the last half of each is scored.
 const CHUNK: usize = 512;
@@ -38,6 +38,13 @@ pub(crate) fn measure(
     tokens.extend(tokenizer.encode(text, Specials::AsText)?);
     let chunk = CHUNK.min(tokens.len()).min(model.config().max_seq_len);
     let chunks = Chunks::new(&tokens, bos, chunk, Some(CHUNKS))?;
+    if tokens.len() < CHUNK {
+        out::note(format_args!(
+            "note: a text of {} tokens tells little of a model: {} are read of a longer one",
+            tokens.len(),
+            CHUNKS * CHUNK
+        ));
+    }
     let options = SessionOptions {
         context_len: Some(chunk),
         threads: threads.map(NonZeroUsize::get),

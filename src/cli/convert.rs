@@ -101,8 +101,8 @@ fn long_enough(
     Ok(())
 }
 
-/// Tells what was done, certifies the file where that was asked for, and tells what failed of what came
-/// after the conversion: the file is there all the same.
+/// Tells what was done and certifies the file where that was asked for; or tells what failed of what came after
+/// the conversion: the file is there all the same.
 fn finish(
     args: &ConvertArgs,
     file: &Path,
@@ -111,11 +111,14 @@ fn finish(
     certify_text: Option<&str>,
 ) -> anyhow::Result<()> {
     let (measured, failed) = match measured {
-        Ok(measured) => (measured, certify(args, file, certify_text).err()),
+        Ok(measured) => (measured, None),
         Err(e) => (None, Some(e)),
     };
     tell_report(args, file, report, measured.as_ref())?;
-    failed.map_or(Ok(()), Err)
+    match failed {
+        Some(e) => Err(e),
+        None => certify(args, file, certify_text),
+    }
 }
 
 /// The text on which a finished file is measured.
@@ -290,7 +293,7 @@ fn to_target(
             return tell_plan(args, path, &options);
         }
         interrupt::follow()?;
-        let types = format!("mixed-{}MB", allocation.bytes.div_ceil(1_000_000));
+        let types = format!("mixed-{}MB", (allocation.bytes + 500_000) / 1_000_000);
         let file = file(args, name, &types)?;
         let Some(wanted) = args.max_kld else {
             let report = resolve::convert(path, &file, &options)?;

@@ -1,13 +1,20 @@
 //! `chaski inspect`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use chaski::{
     certify::{self, Certified},
     weights::Weights,
 };
 use chaski_convert::source::{self, Source, SourceTensor};
-use chaski_models::{Config, ModelMetadata, certificate::Figure, self_test::SELF_TEST};
-use chaski_quant::container::{Container, TensorKind};
+use chaski_models::{
+    Config, ModelMetadata, Role, certificate::Figure, self_test::SELF_TEST, tensors,
+};
+use chaski_quant::{
+    QuantType,
+    container::{Container, TensorKind},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -249,11 +256,12 @@ fn certificate_rows(weights: &Weights, m: &ModelMetadata) -> Vec<(&'static str, 
         (
             "certificate",
             format!(
-                "on {} ({} bytes, SHA-256 {}), {} chunks of {}, {} positions, {} KV cache, by {}",
+                "on {} ({} bytes, SHA-256 {}), {} chunk{} of {}, {} positions, {} KV cache, by {}",
                 text.name,
                 text.bytes,
                 text.sha256,
                 text.chunks,
+                if text.chunks == 1 { "" } else { "s" },
                 text.chunk,
                 certificate.positions,
                 certificate.kv,
@@ -273,6 +281,28 @@ fn certificate_rows(weights: &Weights, m: &ModelMetadata) -> Vec<(&'static str, 
         rows.push(("  KLD of", format!("{role} alone: {}", figure(kld, 1.0, 6))));
     }
     rows
+}
+
+/// The types that a role's tensors have in the file: one, or each with its number.
+fn types_of(role: Role, m: &ModelMetadata, weights: &Weights) -> String {
+    let mut found: BTreeMap<QuantType, usize> = BTreeMap::new();
+    let table = tensors::tensor_table(&m.config);
+    for spec in table.iter().filter(|spec| spec.role == role) {
+        let tensors = weights.container().tensors();
+        if let Some(tensor) = tensors.iter().find(|t| t.name == spec.name)
+            && let TensorKind::Matrix(layout) = tensor.kind
+        {
+            *found.entry(layout.qtype()).or_default() += 1;
+        }
+    }
+    match found.len() {
+        0 => QuantType::F32.to_string(),
+        1 => found.keys().map(ToString::to_string).collect(),
+        _ => {
+            let each = found.iter().map(|(qtype, n)| format!("{qtype} ({n})"));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
@@ -319,11 +349,11 @@ fn text(args: &InspectArgs, m: &ModelMetadata, weights: &Weights) -> String {
                 .to_vec(),
         ];
         for (role, error) in &m.report {
-            let qtype = m.recipe.types.get(role).map_or("f32", |t| t.name());
+            let qtype = types_of(*role, m, weights);
             let db = error.sqnr_db();
             table.push(vec![
                 role.to_string(),
-                qtype.to_owned(),
+                qtype,
                 error.n.to_string(),
                 error.bytes.to_string(),
                 if db.is_finite() {

@@ -81,7 +81,7 @@ impl FromStr for Fit {
         let lower = s.trim().to_ascii_lowercase();
         let Some(ram) = lower.strip_suffix("-ram") else {
             return Err(format!(
-                "`{}`: expected bytes and what of, as in 1GiB-ram",
+                "`{}`: expected bytes of memory with -ram behind them, as in 1GiB-ram",
                 s.escape_debug()
             ));
         };

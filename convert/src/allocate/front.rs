@@ -191,10 +191,34 @@ impl Front {
         )
     }
 
-    /// The fewest bytes with at most `cost`; `None`: the largest choices cost more.
+    /// The fewest bytes whose best choices, as [`within`](Self::within) finds them, cost at most `cost`;
+    /// `None`: the largest choices cost more.
     pub(crate) fn bytes_for(&self, cost: f64) -> Option<u64> {
-        let reached = self.totals().into_iter().find(|t| t.cost <= cost);
-        reached.map(|t| t.bytes)
+        let reached = self.totals().into_iter().find(|t| t.cost <= cost)?;
+        // Between that step and the one before it, which may be a large one: with less room others take its
+        // place. Costs nearly always fall with bytes, and where they do not more bytes are found.
+        let (mut enough, mut too_few) = (reached.bytes, self.start().bytes.saturating_sub(1));
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            match self.cost_within(middle).is_some_and(|c| c <= cost) {
+                true => enough = middle,
+                false => too_few = middle,
+            }
+        }
+        Some(enough)
+    }
+
+    /// What the choices of at most `bytes` cost.
+    fn cost_within(&self, bytes: u64) -> Option<f64> {
+        let chosen = self.within(bytes)?.into_iter().enumerate();
+        let cost = |(unit, option): (usize, usize)| {
+            let of_step = |s: &&Step| s.unit == unit && s.to.option == option;
+            match self.steps.iter().find(of_step) {
+                Some(step) => step.to.cost,
+                None => self.smallest[unit].cost,
+            }
+        };
+        Some(chosen.map(cost).sum())
     }
 }
 
@@ -215,6 +239,18 @@ mod tests {
         let hull: Vec<_> = hull(&options).iter().map(|c| c.option).collect();
         // 1 costs more than 0; 3 lies above the line from 2 to 4; 5 is 4 at a higher cost.
         assert_eq!(hull, [0, 2, 4]);
+    }
+
+    #[test]
+    fn a_cost_is_kept_to_without_a_large_step_where_smaller_ones_do() {
+        // By rate the large unit's step comes first; the small one's alone is enough.
+        let units = [vec![(10, 5.0), (20, 3.0)], vec![(100, 50.0), (200, 20.0)]];
+        let front = Front::new(&units);
+        assert_eq!(front.bytes_for(54.0), Some(120));
+        assert_eq!(front.within(120), Some(vec![1, 0]));
+        assert_eq!(front.bytes_for(52.0), Some(210));
+        assert_eq!(front.bytes_for(55.0), Some(110));
+        assert_eq!(front.bytes_for(22.9), None);
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "SRC")]
     pub(crate) src: String,
 
-    /// The file to write [default: NAME-TYPE.chaski in the current folder]
+    /// The file to write [default: NAME-TYPE.chaski in the current folder, where TYPE is mixed-92MB
+    /// after --size, --fit and --max-kld]
     #[arg(short, long, value_name = "OUT.chaski")]
     pub(crate) output: Option<PathBuf>,
 
@@ -62,7 +63,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// Print the plan (tensors, types, sizes, memory to run it) and write nothing
+    /// Print the plan (tensors, types, sizes, memory to run it) and write no model; --plot is drawn
     #[arg(long)]
     pub(crate) dry_run: bool,
 

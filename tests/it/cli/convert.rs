@@ -10,6 +10,7 @@ use std::{
 
 use chaski_models::testing::{Rng, Variant};
 use chaski_quant::container::Container;
+use serde_json::Value;
 
 use super::Place;
 
@@ -106,6 +107,21 @@ fn types_for_a_size_are_chosen_by_what_was_measured_where_a_text_is_read() {
         "{measured}"
     );
     assert!(fs::metadata(place.path().join("m.chaski")).unwrap().len() <= size.parse().unwrap());
+    // Types are shown as the tensors have them, of which a role may have several.
+    let tensors = place.json(&["inspect", "m.chaski", "--json"])["tensors"].clone();
+    let shown = place.ok(&["inspect", "m.chaski"]);
+    for role in ["token_embd", "attn_q", "attn_v", "attn_output", "ffn_down"] {
+        let of_role = |t: &&Value| t["name"].as_str().unwrap().ends_with(role);
+        let own = tensors.as_array().unwrap().iter().filter(of_role);
+        let mut types: Vec<&str> = own.map(|t| t["type"].as_str().unwrap()).collect();
+        types.sort_unstable();
+        types.dedup();
+        let line = shown.lines().find(|l| l.starts_with(role)).unwrap();
+        for name in &types {
+            assert!(line.contains(name), "{name} in {line}");
+        }
+        assert_eq!(line.contains('('), types.len() > 1, "{line}");
+    }
     // What can be told before is not measured for.
     let (ok, said) = run(&args("--calibrate=default", "m.chaski"));
     assert!(
