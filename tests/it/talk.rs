@@ -271,6 +271,18 @@ fn an_answer_on_a_terminal_steers_nothing() {
     );
 }
 
+/// Whether a process has a handler for Ctrl-C, as far as the system tells.
+#[cfg(unix)]
+fn catches_interrupts(process: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) else {
+        return true;
+    };
+    let mut lines = status.lines();
+    let caught = lines.find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask & 2 != 0)
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_an_answer_with_what_was_said_and_status_130() {
@@ -297,7 +309,10 @@ fn ctrl_c_ends_an_answer_with_what_was_said_and_status_130() {
         if json.is_empty() {
             out.read_exact(&mut text).unwrap();
         } else {
-            // Nothing shows that the answer has begun.
+            // Nothing shows that the answer has begun; that the signal is waited for comes before.
+            while !catches_interrupts(child.id()) {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
             std::thread::sleep(std::time::Duration::from_millis(1500));
             text.clear();
         }
