@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, bail};
 use chaski::{Model, ModelOptions, eval::Report as Measured};
 use chaski_convert::{
-    Allocation, Calibration, ConvertOptions, ConvertPlan, Recipe, Report, WeightError, source,
+    Allocation, Calibration, ConvertError, ConvertOptions, ConvertPlan, Recipe, Report,
+    WeightError, source,
 };
 use chaski_models::tokenizer::{Specials, Tokenizer};
 use chaski_quant::{QuantType, container::AtomicFile};
@@ -264,7 +265,6 @@ fn to_target(
 ) -> anyhow::Result<()> {
     let source = source::open(path)?;
     if let Some(plot) = &args.plot {
-        AtomicFile::create(plot, args.force)?;
         let absolute = |path: &Path| std::path::absolute(path).ok();
         let is_output = |out: &PathBuf| absolute(out) == absolute(plot);
         if source::is_part_of(&*source, plot) || args.output.as_ref().is_some_and(is_output) {
@@ -273,9 +273,13 @@ fn to_target(
                 plot.display()
             );
         }
+        AtomicFile::create(plot, args.force)?;
     }
-    if args.output.is_some() && !args.dry_run {
+    if let Some(out) = args.output.as_ref().filter(|_| !args.dry_run) {
         // What would be told when the types are known is told before they are measured.
+        if source::is_part_of(&*source, out) {
+            return Err(ConvertError::Own { path: out.clone() }.into());
+        }
         AtomicFile::create(&file(args, name, "")?, args.force)?;
     }
     let sensitivities = target::measure(&*source, &options)?;
@@ -297,9 +301,11 @@ fn to_target(
         let file = file(args, name, &types)?;
         let Some(wanted) = args.max_kld else {
             let report = resolve::convert(path, &file, &options)?;
-            draw(args, &allocation)?;
             let measured = check_file(args, &file, &options, check_text);
-            return finish(args, &file, &report, measured, certify_text);
+            let done = finish(args, &file, &report, measured, certify_text);
+            // The file is there and told of, whatever becomes of the picture.
+            draw(args, &allocation)?;
+            return done;
         };
         // It gets its name if it keeps to what was asked: a file that was there stays there till then.
         let measured = RefCell::new(None);
@@ -313,8 +319,9 @@ fn to_target(
         let report = resolve::convert_if(path, &file, &options, &keeps)?;
         let measured = measured.into_inner();
         if let Some(report) = report {
+            let done = finish(args, &file, &report, Ok(measured), certify_text);
             draw(args, &allocation)?;
-            return finish(args, &file, &report, Ok(measured), certify_text);
+            return done;
         }
         let found = measured.map_or(0.0, |m| m.kl_divergence.mean.value);
         out::note(format_args!(

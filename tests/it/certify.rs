@@ -366,8 +366,13 @@ fn no_file_of_the_source_is_written() {
             let args = [&["convert", "tiny", "--force"], rest].concat();
             place.fails(&args, 1)
         };
-        let err = convert(&["--quant", "q4", "-o", &name]);
-        assert!(err.contains(file) && err.contains("of the source"), "{err}");
+        for types in [&["--quant", "q4"][..], &["--size", "1MB", "--calibrate"]] {
+            let err = convert(&[types, &["-o", &name]].concat());
+            assert!(err.contains(file) && err.contains("of the source"), "{err}");
+            assert!(!err.contains("measuring"), "{err}");
+        }
+        let err = place.fails(&["convert", "tiny", "--quant", "q4", "-o", &name], 1);
+        assert!(err.contains("of the source"), "{err}");
         let err = convert(&["--size", "1MB", "-o", "m.chaski", "--plot", &name]);
         assert!(err.contains(file) && err.contains("source"), "{err}");
     }

@@ -95,12 +95,13 @@ fn run(
     progress: &dyn Progress,
 ) -> Result<Report, ConvertError> {
     let start = Instant::now();
-    // First of all what fails at once: an existing file, a folder that cannot be written.
-    let file = AtomicFile::create(out, options.force)?;
+    // First of all what fails at once: a file of the source, where `force` is no way out, an existing file, a
+    // folder that cannot be written.
     if is_part_of(source, out) {
         let path = out.to_owned();
         return Err(ConvertError::Own { path });
     }
+    let file = AtomicFile::create(out, options.force)?;
     let plan = plan(source, options)?;
     let tokenizer = texts::TokenizerForms::read(source)?;
     let mut notes = plan.notes.clone();

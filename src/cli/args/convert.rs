@@ -59,7 +59,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "TEXT|default", num_args = 0..=1, default_missing_value = "default")]
     pub(crate) calibrate: Option<PathBuf>,
 
-    /// Replace OUT if it exists
+    /// Replace OUT, and the file of --plot, if it exists
     #[arg(long)]
     pub(crate) force: bool,
 
